@@ -1,0 +1,112 @@
+"""What can go wrong, without HTTP in it. `api.errors` holds the one table that renders these on the wire.
+
+A message tells the reader what to do. It never holds a key, a prompt or an upstream's address.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from stratmaster_router.domain.routing import Decision
+
+
+class RouterError(Exception):
+    """Base of every failure that a client may see.
+
+    `param` names the request field at fault; `details` are extra members of the error object.
+    """
+
+    def __init__(self, message: str, *, param: str | None = None, details: Mapping[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.details = details or {}
+
+
+class InvalidJson(RouterError):
+    """The body is not one JSON object without duplicate keys."""
+
+
+class InvalidRequest(RouterError):
+    """A field is missing or of the wrong type."""
+
+
+class TenantRequired(RouterError):
+    """No `X-Tenant-ID`."""
+
+
+class MissingApiKey(RouterError):
+    """No bearer credential."""
+
+
+class InvalidApiKey(RouterError):
+    """A credential that opens nothing; one message for all of them."""
+
+
+class TenantMismatch(RouterError):
+    """The tenant asked for is not the credential's own."""
+
+
+class Refused(RouterError):
+    """Policy said no; `decision.refusal` says which no."""
+
+    def __init__(self, message: str, decision: Decision, *, param: str | None = None) -> None:
+        super().__init__(message, param=param)
+        self.decision = decision
+
+
+class NotFound(RouterError):
+    """No such path."""
+
+
+class MethodNotAllowed(RouterError):
+    """The path exists, the method does not."""
+
+
+class RequestTooLarge(RouterError):
+    """The body is over the configured limit."""
+
+
+class UnsupportedMediaType(RouterError):
+    """The body is not declared as JSON, or is compressed."""
+
+
+class RequestTimeout(RouterError):
+    """The body did not arrive in time."""
+
+
+class UpstreamRejected(RouterError):
+    """The upstream said that the request itself is wrong; `status` is the upstream's."""
+
+    def __init__(self, message: str, status: int, *, param: str | None = None) -> None:
+        super().__init__(message, param=param)
+        self.status = status
+
+
+class AllProvidersUnavailable(RouterError):
+    """Every hop of the plan failed; `details` lists the attempts. `retry_after` is in seconds."""
+
+    def __init__(self, message: str, retry_after: float, details: Mapping[str, Any]) -> None:
+        super().__init__(message, details=details)
+        self.retry_after = retry_after
+
+
+class DeadlineExceeded(RouterError):
+    """The request's own total deadline passed."""
+
+
+class Draining(RouterError):
+    """This process is shutting down."""
+
+    retry_after = 1.0
+
+
+class StreamBroken(RouterError):
+    """A stream failed after its first event: `code` is one of the `upstream_stream_*` codes."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class ClientDisconnected(Exception):
+    """The client went away; nothing is left to answer."""

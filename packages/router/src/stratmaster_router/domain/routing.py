@@ -1,0 +1,144 @@
+"""Who asks, what was asked, and where it may go: the values that every layer shares.
+
+All of them are frozen. A `Decision` is made by `policy.decide`, walked by `upstream.execute`, recorded by the gateway.
+"""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class Endpoint(StrEnum):
+    """The OpenAI endpoints that carry a request to a provider; the value is the path below a provider's `base_url`."""
+
+    CHAT = "chat/completions"
+    COMPLETIONS = "completions"
+    EMBEDDINGS = "embeddings"
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """An authenticated caller acting for one tenant."""
+
+    tenant: str
+
+
+@dataclass(frozen=True, slots=True)
+class RequestFacts:
+    """All that a decision may know of a request; no content, only what policy asks about it.
+
+    `raw_docs` says why the request carries raw documents (policy.md, rule 5), or is None.
+    `longest_text` is the length in characters of the longest user or tool text, prompt or embedding input.
+    """
+
+    endpoint: Endpoint
+    model: str
+    raw_docs: str | None = None
+    longest_text: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Secret:
+    """A resolved secret that does not show itself in a repr, a log line or a traceback."""
+
+    value: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Limits of one attempt's phases, in seconds; `total` bounds the whole request."""
+
+    connect: float = 2.0
+    first_byte: float = 60.0
+    idle: float = 30.0
+    total: float = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Retries:
+    """How often a hop is tried again (`max`), on what, and how long to wait between tries, in seconds."""
+
+    max: int = 1
+    on: tuple[str, ...] = ("connect", "timeout", "429", "5xx")
+    backoff_initial: float = 0.25
+    backoff_max: float = 4.0
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerRule:
+    """A hop opens after `failures` in `window` seconds and stays open for `open_for` seconds."""
+
+    failures: int = 5
+    window: float = 10.0
+    open_for: float = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class TlsFiles:
+    """PEM files for mTLS to an upstream."""
+
+    ca: str | None = None
+    cert: str | None = None
+    key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Provider:
+    """How to reach one upstream, with its defaults filled in and its secret resolved.
+
+    `misconfigured` says why it cannot be called (a key or an address that is missing); such a hop fails without a call.
+    """
+
+    name: str
+    wire: str
+    base_url: str
+    api_key: Secret | None = None
+    litellm_provider: str | None = None
+    timeouts: Timeouts = Timeouts()
+    retries: Retries = Retries()
+    breaker: BreakerRule = BreakerRule()
+    tls: TlsFiles | None = None
+    allow_hosts: tuple[str, ...] = ()
+    misconfigured: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Hop:
+    """One (provider, model) of a plan, with the privacy rule that the tenant set for that provider."""
+
+    provider: Provider
+    model: str
+    send_raw_docs: bool = False
+    max_snippet_chars: int | None = None
+
+
+class Refusal(StrEnum):
+    """Why policy says no; the value is the error code on the wire."""
+
+    MODEL_NOT_FOUND = "model_not_found"
+    ENDPOINT_DISABLED = "endpoint_disabled"
+    RAW_DOCS_FORBIDDEN = "raw_docs_forbidden"
+
+
+@dataclass(frozen=True, slots=True)
+class Considered:
+    """One line of a decision's trace: a (provider, model) and why it was kept or dropped."""
+
+    provider: str
+    model: str
+    kept: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What policy says of one request: a plan of hops, or a refusal; always with its trace.
+
+    `policy` is the content hash of the policy that decided. `task` is None when a model was named.
+    `hops` is empty exactly when `refusal` is set.
+    """
+
+    policy: str
+    task: str | None
+    hops: tuple[Hop, ...]
+    refusal: Refusal | None
+    trace: tuple[Considered, ...]
