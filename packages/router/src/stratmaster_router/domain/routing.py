@@ -6,6 +6,8 @@ All of them are frozen. A `Decision` is made by `policy.decide`, walked by `upst
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from msgspec import Struct
+
 
 class Endpoint(StrEnum):
     """The OpenAI endpoints that carry a request to a provider; the value is the path below a provider's `base_url`."""
@@ -22,8 +24,7 @@ class Principal:
     tenant: str
 
 
-@dataclass(frozen=True, slots=True)
-class RequestFacts:
+class RequestFacts(Struct, frozen=True):
     """All that a decision may know of a request; no content, only what policy asks about it.
 
     `raw_docs` says why the request carries raw documents (policy.md, rule 5), or is None.

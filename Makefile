@@ -1,0 +1,51 @@
+# Everything here does its own set-up: a fresh machine needs Python >= 3.11, make and git.
+
+PYTHON ?= python3
+BIN := .venv/bin
+UV := $(BIN)/uv pip
+LOCK := $(UV) compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url -q
+
+.PHONY: demo test check fmt bench lock clean
+
+demo: .venv/.runtime
+	$(BIN)/stratmaster-router demo $(ARGS)
+
+test: .venv/.dev
+	$(BIN)/pytest $(ARGS)
+
+check: .venv/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+fmt: .venv/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: .venv/.dev
+	$(BIN)/python -m bench $(ARGS)
+
+# Resolve anew. The locks are hashed requirements files: uv.lock would write registry addresses into the repository.
+lock: .venv/.bootstrap
+	$(LOCK) packages/router/pyproject.toml --group pyproject.toml:dev -o requirements/dev.txt
+	$(LOCK) packages/router/pyproject.toml -c requirements/dev.txt -o requirements/runtime.txt
+	$(LOCK) pyproject.toml --group pyproject.toml:bootstrap -c requirements/dev.txt -o requirements/bootstrap.txt
+
+clean:
+	rm -rf .venv .cache
+
+.venv/.bootstrap: requirements/bootstrap.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements/bootstrap.txt
+	touch $@
+
+.venv/.runtime: .venv/.bootstrap requirements/runtime.txt packages/router/pyproject.toml
+	$(UV) install -q -p $(BIN)/python --require-hashes -r requirements/runtime.txt
+	$(UV) install -q -p $(BIN)/python --no-deps --no-build-isolation -e packages/router
+	touch $@
+
+.venv/.dev: .venv/.runtime requirements/dev.txt
+	$(UV) install -q -p $(BIN)/python --require-hashes -r requirements/dev.txt
+	touch $@

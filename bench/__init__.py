@@ -1,0 +1,1 @@
+"""Benchmark of the router and its rivals, side by side on one machine: `python -m bench`."""

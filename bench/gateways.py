@@ -1,0 +1,241 @@
+"""The gateways under test: how each is installed, started in front of one upstream, and called.
+
+Each is set up to do its least work for a plain pass-through: no request logs, no retries, no keys of
+its own. The router alone has everything on. That is unfair to the router, on purpose.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from . import install, upstreams
+from .load import Target, chat_body, probe
+from .servers import NotStarted, Server, free_port, running
+
+_JSON = {"Content-Type": "application/json"}
+_KEY = "sk-bench-0123456789abcdef0123456789abcdef"
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where a gateway is to be started."""
+
+    cache: Path
+    folder: Path  # scratch: configuration and logs of this start
+    port: int
+    upstream: int  # the upstream's port
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How to start and how to call a gateway."""
+
+    command: list[str]
+    health: str
+    headers: Mapping[str, str]
+    environment: Mapping[str, str] = field(default_factory=dict)
+    model: str = upstreams.MODEL
+
+
+@dataclass(frozen=True)
+class Gateway:
+    name: str
+    what: str
+    plan: Callable[[Site], Launch]
+    streams: bool = True  # whether to measure streams, or plain answers only
+
+
+@dataclass(frozen=True)
+class Started:
+    server: Server
+    target: Target
+    model: str
+
+
+_POLICY = """\
+version: 1
+providers:
+  bench:
+    base_url: http://127.0.0.1:{upstream}/v1
+    api_key: {{env: BENCH_UPSTREAM_KEY}}
+models:
+  {model}: {{input_usd_per_mtok: 2.00, output_usd_per_mtok: 8.00, context_window: 128000}}
+tenants:
+  acme:
+    limits: {{rpm: 1000000000, tpm: 1000000000000, max_parallel: 100000, budget_usd_month: 1000000000}}
+    providers:
+      bench:
+        models:
+          summarisation: {{default: {model}}}
+"""
+
+
+def _router(workers: int, site: Site) -> Launch:
+    command = Path(sys.executable).with_name("stratmaster-router")
+    if not command.exists():
+        raise NotStarted(f"{command} does not exist: install the project first")
+    policy = site.folder / "models-policy.yaml"
+    policy.write_text(_POLICY.format(upstream=site.upstream, model=upstreams.MODEL))
+    keys = site.folder / "keys"
+    keys.mkdir(exist_ok=True)
+    (keys / "acme").write_text(f"{_KEY}\n")
+    arguments = ["serve", "--policy", str(policy), "--host", "127.0.0.1", "--port", str(site.port)]
+    return Launch(
+        command=[str(command), *arguments, "--workers", str(workers)],
+        health="/healthz",
+        headers={**_JSON, "Authorization": f"Bearer {_KEY}", "X-Tenant-ID": "acme"},
+        environment={
+            "ROUTER_KEYS_DIR": str(keys),
+            "ROUTER_ACCESS_LOG": str(site.folder / "access.log"),
+            "ROUTER_LOG_LEVEL": "warning",
+            "BENCH_UPSTREAM_KEY": "upstream-key",
+        },
+        model="summarisation",
+    )
+
+
+def _smg(site: Site) -> Launch:
+    binary = install.python_package(site.cache, "smg") / "smg"
+    options = {
+        "--host": "127.0.0.1",
+        "--port": str(site.port),
+        "--worker-urls": f"http://127.0.0.1:{site.upstream}",
+        "--prometheus-host": "127.0.0.1",
+        "--prometheus-port": str(free_port()),
+        "--policy": "round_robin",
+        "--log-level": "error",
+        "--history-backend": "none",
+        "--max-concurrent-requests": "0",
+    }
+    switches = ["retries", "circuit-breaker", "health-check", "load-monitoring", "tokenizer-autoload"]
+    return Launch(
+        command=[str(binary), "launch", *(part for pair in options.items() for part in pair)]
+        + [f"--disable-{switch}" for switch in switches],
+        health="/readiness",
+        headers=_JSON,
+        environment={"TOKIO_WORKER_THREADS": "2"},
+    )
+
+
+def _node_gateway(package: str, entry: str, site: Site) -> Launch:
+    node = shutil.which("node")
+    if node is None:
+        raise NotStarted("node is not installed")
+    modules = install.node_package(site.cache, package)
+    return Launch(
+        command=[node, str(modules / entry), "--headless", f"--port={site.port}"],
+        health="/",
+        headers={
+            **_JSON,
+            "Authorization": "Bearer upstream-key",
+            "x-portkey-provider": "openai",
+            "x-portkey-custom-host": f"http://127.0.0.1:{site.upstream}/v1",
+        },
+        # It refuses private hosts unless they are named.
+        environment={"NODE_ENV": "production", "TRUSTED_CUSTOM_HOSTS": "127.0.0.1,localhost"},
+    )
+
+
+def _portkey(site: Site) -> Launch:
+    """Portkey's own package, or the fork where that cannot be installed."""
+    entry = "{}/build/start-server.js"
+    try:
+        return _node_gateway("portkey", entry.format("@portkey-ai/gateway"), site)
+    except NotStarted:
+        return _node_gateway("llmops", entry.format("@llmops/gateway"), site)
+
+
+def _litellm(site: Site) -> Launch:
+    binary = install.python_package(site.cache, "litellm") / "litellm"
+    parameters = {
+        "model": f"openai/{upstreams.MODEL}",
+        "api_base": f"http://127.0.0.1:{site.upstream}/v1",
+        "api_key": "upstream-key",
+        "input_cost_per_token": 2e-06,
+        "output_cost_per_token": 8e-06,
+    }
+    configuration = site.folder / "litellm.json"  # JSON is YAML
+    configuration.write_text(
+        json.dumps(
+            {
+                "model_list": [{"model_name": upstreams.MODEL, "litellm_params": parameters}],
+                "litellm_settings": {"telemetry": False, "num_retries": 0, "set_verbose": False},
+                "router_settings": {"num_retries": 0},
+            }
+        )
+    )
+    options = ["--host", "127.0.0.1", "--port", str(site.port), "--num_workers", "1", "--telemetry", "False"]
+    return Launch(
+        command=[str(binary), "--config", str(configuration), *options],
+        health="/health/liveliness",
+        headers=_JSON,
+        environment={
+            "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+            "LITELLM_MODE": "PRODUCTION",
+            "LITELLM_OFFLINE_MODE": "true",
+            "LITELLM_LOG": "ERROR",
+            # No key: it then has less to do for each request.
+            "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true",
+            "NO_DOCS": "True",
+            "PATH": f"{binary.parent}:{os.environ.get('PATH', os.defpath)}",
+        },
+    )
+
+
+def _nginx(site: Site) -> Launch:
+    block = f"""  upstream bench {{ server 127.0.0.1:{site.upstream}; keepalive 1024; keepalive_requests 1000000000; }}
+  server {{
+    listen 127.0.0.1:{site.port} backlog=4096;
+    location = /healthz {{ return 200 'ok'; }}
+    location / {{
+      proxy_pass http://bench;
+      proxy_http_version 1.1;
+      proxy_set_header Connection "";
+      proxy_buffering off;
+    }}
+  }}"""
+    return Launch(command=upstreams.nginx(site.folder, "proxy", block), health="/healthz", headers=_JSON)
+
+
+ROUTER = "router"
+ALL = [
+    Gateway(ROUTER, "StratMaster Router, 1 worker, everything on", partial(_router, 1)),
+    Gateway("router-2w", "StratMaster Router, 2 workers, everything on", partial(_router, 2), streams=False),
+    Gateway("smg", f"{install.PYPI['smg'][0]} (Rust, 2 threads), no policy", _smg),
+    Gateway("portkey", f"{install.NPM['portkey']} (Node), no policy", _portkey),
+    Gateway("litellm", f"{install.PYPI['litellm'][0]} (Python, 1 worker), no key", _litellm),
+    Gateway("nginx", "nginx as a plain proxy, 1 worker: what the machine allows", _nginx),
+]
+
+
+@contextlib.contextmanager
+def started(
+    gateway: Gateway, upstream: Server, cache: Path, scratch: Path, stream: bool = False
+) -> Iterator[Started]:
+    """Install if need be, start in front of `upstream`, and wait until a real request is answered.
+
+    Raises NotStarted, with the reason.
+    """
+    folder = scratch / gateway.name
+    folder.mkdir(parents=True, exist_ok=True)
+    site = Site(cache, folder, free_port(), upstream.port)
+    launch = gateway.plan(site)
+    target = Target(site.port, launch.headers)
+    # A gateway that parses answers would fail a plain request to an upstream that streams.
+    body = chat_body(launch.model, 300, stream_as="probe" if stream else None)
+    with running(launch.command, site.port, launch.health, folder / "server.log", launch.environment) as server:
+        deadline = time.monotonic() + 20
+        while problem := probe(target, body, timeout=5):
+            if time.monotonic() > deadline:
+                raise NotStarted(f"healthy, but {problem}")
+            time.sleep(0.1)
+        yield Started(server, target, launch.model)

@@ -1,0 +1,198 @@
+"""The outermost ASGI layer: request ids, authentication, errors and the record of every request.
+
+Everything below `/v1` and `/admin` is reached only with a judged credential. The OpenAI endpoints are called from
+here directly: they are routes of the FastAPI app too (for its document and its 405), but FastAPI's own way to them
+costs 10 µs a request (docs/decisions/0003).
+"""
+
+import re
+import secrets
+from collections.abc import Awaitable, Callable, Mapping
+from itertools import count
+from time import perf_counter
+from typing import Any
+
+import structlog
+from msgspec import Struct
+
+from stratmaster_router.api.errors import Headers, error_body, error_headers, wire_error
+from stratmaster_router.auth.authenticate import authenticate
+from stratmaster_router.auth.keys import KeyRing
+from stratmaster_router.domain.errors import ClientDisconnected, RouterError
+from stratmaster_router.gateway.settlement import CLIENT_CLOSED, Recorder, Settlement
+from stratmaster_router.gateway.stages import Authenticated
+
+Scope = dict[str, Any]
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+# Reached without a credential; a test holds every other route against `guarded`.
+OPEN_PATHS = frozenset({"/healthz", "/readyz", "/internal/metrics", "/openapi.json"})
+
+_well_formed_id = re.compile(rb"[A-Za-z0-9._:-]{1,128}").fullmatch
+# W3C Trace Context, version 00; an all-zero id is no id.
+_traceparent = re.compile(rb"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}").fullmatch
+_READ_HEADERS = frozenset(
+    {b"authorization", b"x-tenant-id", b"x-request-id", b"x-data-class", b"traceparent", b"tracestate"}
+    | {b"content-type", b"content-encoding", b"content-length", b"openai-beta", b"idempotency-key"}
+)
+_FORWARDED = (("openai-beta", b"openai-beta"), ("idempotency-key", b"idempotency-key"))
+
+log = structlog.stdlib.get_logger("stratmaster_router")
+
+
+class Visit(Struct):
+    """One guarded request: what the guard found out, for the endpoint behind it."""
+
+    headers: Mapping[bytes, bytes]
+    caller: Authenticated
+    settlement: Settlement
+
+
+def guarded(path: str) -> bool:
+    """Whether `path` is reached only with a credential."""
+    return path.startswith(("/v1/", "/admin/")) or path in ("/v1", "/admin")
+
+
+class Guard:
+    """Wraps the FastAPI app. `endpoints` maps the paths of the POST endpoints to what serves them."""
+
+    def __init__(
+        self, app: App, endpoints: Mapping[str, App], ring: Callable[[], KeyRing], recorder: Recorder
+    ) -> None:
+        """`ring` gives the current keys."""
+        self._app = app
+        self._endpoints = endpoints
+        self._ring = ring
+        self._recorder = recorder
+        self._id_prefix = f"req_{secrets.token_hex(8)}"
+        self._counter = count()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one ASGI connection."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        path = scope["path"]
+        headers = _read_headers(scope)
+        request_id = self._request_id(headers.get(b"x-request-id"))
+        scope["state"]["request_id"] = request_id
+        if path in OPEN_PATHS:
+            await self._app(scope, receive, _with_request_id(send, request_id))
+            return
+        settlement = Settlement(request_id, scope["method"], "unknown", perf_counter())
+        try:
+            await self._serve(scope, receive, send, path, headers, settlement)
+        finally:
+            self._recorder.settle(settlement)
+
+    async def _serve(
+        self, scope: Scope, receive: Receive, send: Send, path: str, headers: dict[bytes, bytes], settlement: Settlement
+    ) -> None:
+        endpoint = self._endpoints.get(path) if scope["method"] == "POST" else None
+        if endpoint is not None:
+            settlement.path = path
+        answer = _Answer(send, settlement)
+        try:
+            if guarded(path):
+                principal = authenticate(self._ring(), headers.get(b"authorization"), headers.get(b"x-tenant-id"))
+                settlement.tenant = principal.tenant
+                data_class = headers.get(b"x-data-class")
+                caller = Authenticated(
+                    principal,
+                    None if data_class is None else data_class.decode("latin-1"),
+                    _forwarded(headers, settlement.request_id),
+                )
+                scope["state"]["visit"] = Visit(headers, caller, settlement)
+            if endpoint is not None:
+                await endpoint(scope, receive, send)
+            else:
+                await self._app(scope, receive, answer.send)
+                settlement.path = _route_path(scope)
+        except ClientDisconnected:
+            settlement.code = settlement.code or "client_disconnected"
+        except RouterError as error:
+            await send_error(send, error, settlement)
+        except Exception as error:
+            log.error("request failed", request_id=settlement.request_id, exc_info=error)
+            if settlement.status == CLIENT_CLOSED:
+                await send_error(send, error, settlement)
+
+    def _request_id(self, wanted: bytes | None) -> str:
+        if wanted is not None and _well_formed_id(wanted):
+            return wanted.decode("ascii")
+        return f"{self._id_prefix}{next(self._counter):08x}"
+
+
+class _Answer:
+    """Notes the status of an answer that FastAPI gives, and adds the request's id to it."""
+
+    __slots__ = ("_send", "_settlement")
+
+    def __init__(self, send: Send, settlement: Settlement) -> None:
+        self._send = send
+        self._settlement = settlement
+
+    async def send(self, message: dict[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            self._settlement.status = message["status"]
+            message["headers"] = [*message.get("headers", ()), (b"x-request-id", self._settlement.request_id.encode())]
+        await self._send(message)
+
+
+def _with_request_id(send: Send, request_id: str) -> Send:
+    async def send_with_id(message: dict[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
+        await send(message)
+
+    return send_with_id
+
+
+async def send_error(send: Send, error: Exception, settlement: Settlement) -> None:
+    """Answer with `error`, in the one shape, and note it."""
+    wire = wire_error(error)
+    settlement.status = wire.status
+    settlement.code = wire.code
+    body = error_body(error, settlement.request_id)
+    headers: Headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", b"%d" % len(body)),
+        (b"x-request-id", settlement.request_id.encode()),
+        *error_headers(error),
+    ]
+    if settlement.decision is not None:
+        headers.append((b"x-router-policy", settlement.decision.policy.encode()))
+    if settlement.trip is not None:
+        headers.append((b"x-router-attempts", b"%d" % len(settlement.trip.attempts)))
+    await send({"type": "http.response.start", "status": wire.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def _read_headers(scope: Scope) -> dict[bytes, bytes]:
+    """The headers that the router reads. One that comes twice is joined, so that no copy of it can hide another."""
+    found: dict[bytes, bytes] = {}
+    for name, value in scope["headers"]:
+        if name in _READ_HEADERS:
+            found[name] = found[name] + b", " + value if name in found else value
+    return found
+
+
+def _forwarded(headers: Mapping[bytes, bytes], request_id: str) -> dict[str, str]:
+    """All the request headers that an upstream sees beside the client's own: an allow-list, so nothing slips through."""
+    forwarded = {"x-request-id": request_id}
+    traceparent = headers.get(b"traceparent")
+    if traceparent is not None and _traceparent(traceparent):
+        forwarded["traceparent"] = traceparent.decode("ascii")
+        if b"tracestate" in headers:
+            forwarded["tracestate"] = headers[b"tracestate"].decode("latin-1")
+    for name, key in _FORWARDED:
+        if key in headers:
+            forwarded[name] = headers[key].decode("latin-1")
+    return forwarded
+
+
+def _route_path(scope: Scope) -> str:
+    """The path of the route that answered, as the app declares it: what a client typed never reaches a log."""
+    return getattr(scope.get("route"), "path", "unknown")

@@ -1,0 +1,126 @@
+"""The OpenAI endpoints that reach a provider, as plain ASGI. Source: wire.md."""
+
+import asyncio
+from time import perf_counter
+
+import structlog
+
+from stratmaster_router.api.body import check_media_type, read_body
+from stratmaster_router.api.errors import Headers, error_body, wire_error
+from stratmaster_router.api.guard import Receive, Scope, Send, Visit
+from stratmaster_router.domain.errors import ClientDisconnected, RouterError
+from stratmaster_router.domain.routing import Decision, Endpoint, Hop
+from stratmaster_router.gateway.pipeline import Gateway
+from stratmaster_router.gateway.settlement import Settlement
+from stratmaster_router.gateway.stages import Answered
+from stratmaster_router.upstream.execute import UpstreamStream
+from stratmaster_router.upstream.watch import Watch, Watchdog
+
+log = structlog.stdlib.get_logger("stratmaster_router")
+
+
+class OpenAIEndpoint:
+    """Serves POST requests of one endpoint; the guard has put a `Visit` into the scope's state."""
+
+    def __init__(
+        self, endpoint: Endpoint, gateway: Gateway, watchdog: Watchdog, *, body_limit: int, body_timeout: float
+    ) -> None:
+        """`body_limit` is in bytes, `body_timeout` in seconds."""
+        self._endpoint = endpoint
+        self._gateway = gateway
+        self._watchdog = watchdog
+        self._body_limit = body_limit
+        self._body_timeout = body_timeout
+        self._lanes: dict[tuple[str, str | None, str, str], Headers] = {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request; errors before the answer's head are the guard's to render."""
+        visit: Visit = scope["state"]["visit"]
+        settlement = visit.settlement
+        watch = self._watchdog.watch()
+        try:
+            check_media_type(visit.headers)
+            body = await read_body(receive, visit.headers, watch, self._body_limit, self._body_timeout)
+            watch.listen(receive)
+            answered = await self._gateway.answer(self._endpoint, visit.caller, body, watch, settlement)
+            stream = answered.reply.stream
+            if stream is None:
+                whole = answered.reply.body
+                assert whole is not None
+                watch.close()
+                headers = self._headers(answered, settlement)
+                headers.append((b"content-length", b"%d" % len(whole)))
+                await send({"type": "http.response.start", "status": 200, "headers": headers})
+                await send({"type": "http.response.body", "body": whole})
+            else:
+                await self._relay(stream, self._headers(answered, settlement), send, settlement, watch)
+        except asyncio.CancelledError as cancelled:
+            raise watch.interruption(cancelled) from None
+        finally:
+            watch.close()
+
+    async def _relay(
+        self, stream: UpstreamStream, headers: Headers, send: Send, settlement: Settlement, watch: Watch
+    ) -> None:
+        """Pass a stream on. A failure from here on is an event of the stream; it then ends without `[DONE]`."""
+        settlement.first_event = perf_counter() - settlement.began
+        headers.append((b"cache-control", b"no-cache"))
+        try:
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            while events := await stream.next():
+                await send({"type": "http.response.body", "body": events, "more_body": True})
+        except ClientDisconnected:
+            raise
+        except asyncio.CancelledError as cancelled:
+            meant = watch.interruption(cancelled)
+            if not isinstance(meant, RouterError):
+                raise meant from None
+            await _send_failure(send, meant, settlement)
+        except Exception as error:
+            if not isinstance(error, RouterError):
+                log.error("stream failed", request_id=settlement.request_id, exc_info=error)
+            await _send_failure(send, error, settlement)
+        finally:
+            settlement.usage = stream.usage
+            stream.close()
+        watch.close()
+        await send({"type": "http.response.body", "body": b""})
+
+    def _headers(self, answered: Answered, settlement: Settlement) -> Headers:
+        """The head of an answer; notes the router's own time so far."""
+        trip = settlement.trip
+        assert trip is not None
+        overhead = perf_counter() - settlement.began - trip.upstream_seconds
+        settlement.overhead = overhead
+        settlement.status = 200
+        return [
+            (b"content-type", answered.reply.content_type),
+            (b"x-request-id", settlement.request_id.encode()),
+            (b"x-router-attempts", b"%d" % len(trip.attempts)),
+            (b"x-router-overhead-ms", b"%.3f" % (overhead * 1000)),
+            *self._lane_headers(answered.decision, answered.reply.hop),
+        ]
+
+    def _lane_headers(self, decision: Decision, hop: Hop) -> Headers:
+        """The headers that only depend on the policy, made once for each lane."""
+        key = (decision.policy, decision.task, hop.provider.name, hop.model)
+        headers = self._lanes.get(key)
+        if headers is None:
+            if any(known[0] != decision.policy for known in self._lanes):
+                # Lanes of a former policy are not needed again; this is what keeps the table small.
+                self._lanes.clear()
+            headers = [
+                (b"x-router-provider", hop.provider.name.encode()),
+                (b"x-router-model", hop.model.encode()),
+                (b"x-router-policy", decision.policy.encode()),
+            ]
+            if decision.task is not None:
+                headers.append((b"x-router-task", decision.task.encode()))
+            self._lanes[key] = headers
+        return headers
+
+
+async def _send_failure(send: Send, error: Exception, settlement: Settlement) -> None:
+    settlement.code = wire_error(error).code
+    event = b"data: " + error_body(error, settlement.request_id) + b"\n\n"
+    await send({"type": "http.response.body", "body": event, "more_body": True})

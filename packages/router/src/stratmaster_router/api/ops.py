@@ -1,0 +1,37 @@
+"""Health, readiness and metrics. Health never depends on an upstream; readiness fails while draining."""
+
+from collections.abc import Callable
+
+from fastapi import APIRouter, Response
+from pydantic import BaseModel
+
+from stratmaster_router.domain.errors import Draining
+from stratmaster_router.telemetry.metrics import Metrics
+
+
+class Health(BaseModel):
+    """The state of this worker; `policy` is the content hash of the policy in force."""
+
+    status: str
+    policy: str
+
+
+def ops_routes(policy_hash: Callable[[], str], draining: Callable[[], bool], metrics: Metrics) -> APIRouter:
+    """The routes that need no credential."""
+    router = APIRouter()
+
+    @router.get("/healthz", summary="The process lives", tags=["operations"])
+    async def healthz() -> Health:
+        return Health(status="ok", policy=policy_hash())
+
+    @router.get("/readyz", summary="The process takes requests", tags=["operations"])
+    async def readyz() -> Health:
+        if draining():
+            raise Draining("The router is shutting down. Send requests to another replica.")
+        return Health(status="ready", policy=policy_hash())
+
+    @router.get("/internal/metrics", summary="Prometheus metrics", tags=["operations"], response_class=Response)
+    async def internal_metrics() -> Response:
+        return Response(metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    return router

@@ -1,0 +1,199 @@
+"""The composition root: settings → adapters → ASGI app. The only place that knows every part."""
+
+import asyncio
+import contextlib
+import gc
+import os
+import signal
+import threading
+from collections.abc import AsyncIterator, Callable
+from types import FrameType
+from typing import Any
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response
+from starlette.exceptions import HTTPException
+from starlette.routing import Route
+
+from stratmaster_router import __version__
+from stratmaster_router.api.document import complete_document
+from stratmaster_router.api.errors import error_body, error_headers, wire_error
+from stratmaster_router.api.guard import Guard
+from stratmaster_router.api.models import model_routes
+from stratmaster_router.api.openai import OpenAIEndpoint
+from stratmaster_router.api.ops import ops_routes
+from stratmaster_router.auth.keys import KeyFolder
+from stratmaster_router.domain.errors import InvalidRequest, MethodNotAllowed, NotFound, RouterError
+from stratmaster_router.domain.routing import Endpoint
+from stratmaster_router.gateway.pipeline import Gateway
+from stratmaster_router.gateway.settlement import Recorder
+from stratmaster_router.policy.source import Failed, PolicySource, Reloaded
+from stratmaster_router.settings import Settings
+from stratmaster_router.telemetry.access_log import AccessLog
+from stratmaster_router.telemetry.logs import configure_logs
+from stratmaster_router.telemetry.metrics import Metrics
+from stratmaster_router.upstream.client import Upstreams
+from stratmaster_router.upstream.watch import Watchdog
+
+# Twice a second: a change of the policy or of a key is in force well within the 2 s that policy.md allows.
+_REFRESH = 0.5
+
+log = structlog.stdlib.get_logger("stratmaster_router")
+
+
+class Router:
+    """One worker's parts, wired together. `app` is the ASGI application."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Raises `PolicyInvalid`, and OSError where a file or folder of the settings cannot be read."""
+        self.draining = False
+        self._policy = PolicySource(settings.policy, os.environ)
+        self._keys = KeyFolder(settings.keys_dir)
+        self._metrics = Metrics()
+        self._access_log = AccessLog(settings.access_log)
+        self._upstreams = Upstreams(trust_env=settings.trust_env)
+        self._watchdog = Watchdog()
+        gateway = Gateway(lambda: self._policy.snapshot, self._upstreams)
+        endpoints = {
+            f"/v1/{endpoint.value}": OpenAIEndpoint(
+                endpoint,
+                gateway,
+                self._watchdog,
+                body_limit=settings.body_limit,
+                body_timeout=settings.body_timeout,
+            )
+            for endpoint in Endpoint
+        }
+        self.fastapi = self._fastapi(endpoints)
+        self.app = Guard(
+            self.fastapi, endpoints, lambda: self._keys.ring, Recorder(self._metrics, self._access_log)
+        )
+
+    def _fastapi(self, endpoints: dict[str, OpenAIEndpoint]) -> FastAPI:
+        app = FastAPI(
+            title="StratMaster Router",
+            version=__version__,
+            docs_url=None,
+            redoc_url=None,
+            redirect_slashes=False,
+            lifespan=self._lifespan,
+            exception_handlers=_EXCEPTION_HANDLERS,
+        )
+        app.router.routes += [Route(path, endpoint, methods=["POST"]) for path, endpoint in endpoints.items()]
+        app.include_router(model_routes(lambda: self._policy.snapshot))
+        app.include_router(ops_routes(lambda: self._policy.snapshot.hash, lambda: self.draining, self._metrics))
+        describe = app.openapi
+        app.openapi = _once(lambda: complete_document(describe()))  # type: ignore[method-assign]  # FastAPI's documented way
+        return app
+
+    @contextlib.asynccontextmanager
+    async def _lifespan(self, _: FastAPI) -> AsyncIterator[None]:
+        self._access_log.start()
+        self._drain_on_sigterm()
+        self._announce()
+        refresh = asyncio.create_task(self._refresh())
+        # What lives now lives as long as the process: the collector need not walk it again, and a high threshold
+        # keeps full collections out of requests. The request path makes no cycles (tests/e2e/test_memory.py).
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(50_000, 20, 100)
+        try:
+            yield
+        finally:
+            refresh.cancel()
+            await asyncio.gather(refresh, return_exceptions=True)
+            await self._upstreams.close()
+            await self._access_log.close()
+
+    def _drain_on_sigterm(self) -> None:
+        """Let readiness fail from the signal on, before the server's own handler begins to shut down."""
+        if threading.current_thread() is not threading.main_thread():
+            return  # an embedding test; signals are the main thread's
+        server_handler = signal.getsignal(signal.SIGTERM)
+
+        def drain(number: int, frame: FrameType | None) -> None:
+            self.draining = True
+            if callable(server_handler):
+                server_handler(number, frame)
+
+        signal.signal(signal.SIGTERM, drain)
+
+    def _announce(self) -> None:
+        snapshot = self._policy.snapshot
+        log.info("policy in force", policy=snapshot.hash, tenants=len(snapshot.tenants), keys=len(self._keys.ring))
+        for warning in (*snapshot.warnings, *self._keys.ring.problems):
+            log.warning("policy warning", warning=warning)
+        if not len(self._keys.ring):
+            log.warning("no API key is known, so every request is refused; set ROUTER_KEYS_DIR")
+
+    async def _refresh(self) -> None:
+        while True:
+            await asyncio.sleep(_REFRESH)
+            self._metrics.in_flight.set(len(self._watchdog))
+            try:
+                await self._refresh_policy()
+                if await asyncio.to_thread(self._keys.refresh):
+                    log.info("keys changed", keys=len(self._keys.ring), problems=self._keys.ring.problems)
+            except OSError as error:
+                log.warning("keys not read; the last ones stay in force", reason=error.strerror)
+
+    async def _refresh_policy(self) -> None:
+        result = await asyncio.to_thread(self._policy.refresh)
+        if isinstance(result, Reloaded):
+            log.info("policy changed", policy=self._policy.snapshot.hash, warnings=self._policy.snapshot.warnings)
+        elif isinstance(result, Failed):
+            self._metrics.reload_failures.inc()
+            log.error(
+                "policy change refused; the last good policy stays in force",
+                policy=self._policy.snapshot.hash,
+                problems=[str(problem) for problem in result.problems],
+            )
+
+
+def create_app() -> Guard:
+    """One worker's ASGI application, configured by the environment. Raises what `Settings` and `Router` raise."""
+    settings = Settings.from_environ(os.environ)
+    configure_logs(settings.log_level)
+    return Router(settings).app
+
+
+def _once(make: Callable[[], dict[str, Any]]) -> Callable[[], dict[str, Any]]:
+    made: list[dict[str, Any]] = []
+
+    def get() -> dict[str, Any]:
+        if not made:
+            made.append(make())
+        return made[0]
+
+    return get
+
+
+async def _render(request: Request, error: Exception) -> Response:
+    """FastAPI's own errors, and ours from its endpoints, in the one shape."""
+    known = _translate(error)
+    headers = {name.decode(): value.decode() for name, value in error_headers(known)}
+    if isinstance(error, HTTPException) and error.headers and "Allow" in error.headers:
+        headers["allow"] = error.headers["Allow"]
+    body = error_body(known, request.scope["state"]["request_id"])
+    return Response(body, wire_error(known).status, headers, "application/json")
+
+
+def _translate(error: Exception) -> Exception:
+    if isinstance(error, RequestValidationError):
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        return InvalidRequest(f"{place}: {first['msg']}", param=place)
+    if isinstance(error, HTTPException) and error.status_code == 404:
+        return NotFound("There is no such path. The endpoints are listed in /openapi.json.")
+    if isinstance(error, HTTPException) and error.status_code == 405:
+        return MethodNotAllowed("This path does not take this method; the header Allow names those that it takes.")
+    return error
+
+
+_EXCEPTION_HANDLERS: Any = {
+    RouterError: _render,
+    HTTPException: _render,
+    RequestValidationError: _render,
+}

@@ -1,0 +1,9 @@
+"""The command `stratmaster-router`."""
+
+import typer
+
+from stratmaster_router.cli import policy, serve
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="A policy-enforcing, OpenAI-compatible gateway.")
+app.command("serve")(serve.serve)
+app.add_typer(policy.app, name="policy")

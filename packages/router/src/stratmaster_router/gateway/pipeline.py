@@ -1,0 +1,66 @@
+"""The request, top to bottom. Each stage is a function from the last stage's value to the next one's."""
+
+from collections.abc import Callable
+
+from stratmaster_router.domain.errors import Refused
+from stratmaster_router.domain.routing import Decision, Endpoint, Refusal, RequestFacts
+from stratmaster_router.gateway.settlement import Settlement
+from stratmaster_router.gateway.stages import Answered, Authenticated, Permitted, Screened
+from stratmaster_router.policy.decide import decide
+from stratmaster_router.policy.snapshot import Snapshot
+from stratmaster_router.privacy.rawdocs import screen
+from stratmaster_router.upstream.client import Upstreams
+from stratmaster_router.upstream.execute import Trip, execute
+from stratmaster_router.upstream.watch import Watch
+from stratmaster_router.wire.envelope import read_envelope
+
+_REFUSALS = {
+    Refusal.MODEL_NOT_FOUND: "The model is neither a task nor an allowed model of this tenant; GET /v1/models lists them.",
+    Refusal.ENDPOINT_DISABLED: "This tenant has no embedding task or model, so embeddings are disabled for it.",
+    Refusal.RAW_DOCS_FORBIDDEN: "The request carries raw documents, and no provider of this model may receive them. "
+    "Send excerpts instead, or ask for a task whose provider may.",
+}
+
+
+class Gateway:
+    """Answers requests under the policy that is in force when they begin."""
+
+    def __init__(self, snapshot: Callable[[], Snapshot], upstreams: Upstreams) -> None:
+        """`snapshot` gives the current policy: one immutable value for the whole request."""
+        self._snapshot = snapshot
+        self._upstreams = upstreams
+
+    async def answer(
+        self, endpoint: Endpoint, caller: Authenticated, body: bytes, watch: Watch, settlement: Settlement
+    ) -> Answered:
+        """Take a request to the hop that answers it.
+
+        Raises `InvalidJson`, `InvalidRequest`, `Refused` and what `upstream.execute` raises.
+        """
+        snapshot = self._snapshot()
+        trip = settlement.trip = Trip([])
+        screened = _screen(endpoint, caller, body)
+        settlement.stream = screened.envelope.stream
+        permitted = _permit(snapshot, caller, screened, settlement)
+        watch.end_by(max([hop.provider.timeouts.total for hop in permitted.decision.hops]))
+        reply = await execute(
+            permitted.decision, endpoint, screened.envelope, caller.forwarded, self._upstreams, watch, trip
+        )
+        settlement.hop = reply.hop
+        settlement.usage = reply.usage
+        return Answered(permitted.decision, reply)
+
+
+def _screen(endpoint: Endpoint, caller: Authenticated, body: bytes) -> Screened:
+    envelope = read_envelope(endpoint, body)
+    raw_docs, longest_text = screen(endpoint, envelope.fields, caller.data_class)
+    return Screened(envelope, RequestFacts(endpoint, envelope.model, raw_docs, longest_text))
+
+
+def _permit(snapshot: Snapshot, caller: Authenticated, screened: Screened, settlement: Settlement) -> Permitted:
+    decision: Decision = decide(snapshot, caller.principal, screened.facts)
+    settlement.decision = decision
+    if decision.refusal is not None:
+        param = "model" if decision.refusal is Refusal.MODEL_NOT_FOUND else None
+        raise Refused(_REFUSALS[decision.refusal], decision, param=param)
+    return Permitted(decision)

@@ -1,0 +1,44 @@
+"""The stages of a request, each a frozen value made from the last: Authenticated → Screened → Permitted → Answered.
+
+`Reserved` will stand between the last two once there are limits (issue 3). The values are msgspec structs because they
+are made for every request.
+"""
+
+from collections.abc import Mapping
+
+from msgspec import Struct
+
+from stratmaster_router.domain.routing import Decision, Principal, RequestFacts
+from stratmaster_router.upstream.execute import Reply
+from stratmaster_router.wire.envelope import Envelope
+
+
+class Authenticated(Struct, frozen=True):
+    """A caller whose key and tenant have been judged.
+
+    `data_class` is the header `X-Data-Class`; `forwarded` are the only headers that travel to an upstream.
+    """
+
+    principal: Principal
+    data_class: str | None
+    forwarded: Mapping[str, str]
+
+
+class Screened(Struct, frozen=True):
+    """A body that has been read, and what a decision may know of it."""
+
+    envelope: Envelope
+    facts: RequestFacts
+
+
+class Permitted(Struct, frozen=True):
+    """A plan that policy allows; never empty."""
+
+    decision: Decision
+
+
+class Answered(Struct, frozen=True):
+    """The answer of the hop that committed."""
+
+    decision: Decision
+    reply: Reply

@@ -1,0 +1,260 @@
+"""Turns a valid document into a Snapshot: secrets resolved, every name a client may use looked up in advance.
+
+A missing secret does not make a policy invalid: its provider is `misconfigured`, so that its hops fail over, and a
+warning says what to set.
+"""
+
+import hashlib
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
+from urllib.parse import urlsplit
+
+from stratmaster_router.domain.routing import (
+    BreakerRule,
+    Considered,
+    Hop,
+    Provider,
+    Retries,
+    Secret,
+    Timeouts,
+    TlsFiles,
+)
+from stratmaster_router.policy.builtin import reach
+from stratmaster_router.policy.decide import DISABLED, screened
+from stratmaster_router.policy.fields import SecretRef, base_url
+from stratmaster_router.policy.problems import did_you_mean
+from stratmaster_router.policy.schema import PolicyDocument, ProviderSpec, TenantProviderSpec, TenantSpec
+from stratmaster_router.policy.snapshot import Candidate, Route, Snapshot, TenantPolicy
+
+BRIDGE = "served by the LiteLLM bridge, which this version does not start"
+ROUTER = "stratmaster-router"
+"""`owned_by` of a task in the listing; a model is owned by its first provider."""
+
+_EMBEDDING_TASKS = frozenset({"embedding", "embeddings"})
+
+ReadFile = Callable[[str], str]
+"""The text of a secret or certificate file; raises OSError or UnicodeDecodeError."""
+
+
+def content_hash(content: bytes) -> str:
+    """The short hash by which a policy is known: 12 hex characters of the file's SHA-256 (policy.md, rule 10)."""
+    return hashlib.sha256(content).hexdigest()[:12]
+
+
+def compile_policy(document: PolicyDocument, policy: str, environ: Mapping[str, str], read_file: ReadFile) -> Snapshot:
+    """The snapshot of `document`, whose content hash is `policy`; secrets come from `environ` and `read_file`."""
+    providers: dict[str, Provider] = {}
+    for tenant in document.tenants.values():
+        for name, use in tenant.providers.items():
+            if use.enabled and name not in providers:
+                spec = document.providers.get(name, ProviderSpec())
+                providers[name] = _provider(name, spec, environ, read_file)
+    return Snapshot(
+        hash=policy,
+        tenants=MappingProxyType(
+            {name: _tenant(policy, name, spec, providers) for name, spec in document.tenants.items()}
+        ),
+        providers=MappingProxyType(providers),
+        warnings=tuple(_warnings(document, providers)),
+    )
+
+
+def _provider(name: str, spec: ProviderSpec, environ: Mapping[str, str], read_file: ReadFile) -> Provider:
+    to = reach(name, spec)
+    address, trouble = to.base_url or "", None
+    if to.wire == "litellm":
+        trouble = BRIDGE
+    elif to.base_url is None and to.endpoint_env is not None:
+        address, trouble = _azure_address(to.endpoint_env, environ)
+    allow_hosts = tuple(host.lower() for host in spec.egress.allow_hosts) if spec.egress else ()
+    if allow_hosts and address and _bracketed_host(address) not in allow_hosts:
+        trouble = trouble or f"{to.endpoint_env} names a host that is not in egress.allow_hosts"
+    secret, secret_trouble = _secret(to.api_key, environ, read_file)
+    tls = TlsFiles(spec.tls.ca, spec.tls.cert, spec.tls.key) if spec.tls else None
+    retries, backoff = spec.retries, spec.retries.backoff
+    return Provider(
+        name=name,
+        wire=to.wire,
+        base_url=address,
+        api_key=secret,
+        litellm_provider=to.litellm_provider,
+        timeouts=Timeouts(spec.timeouts.connect, spec.timeouts.first_byte, spec.timeouts.idle, spec.timeouts.total),
+        retries=Retries(retries.max, retries.on, backoff.initial, backoff.max),
+        breaker=BreakerRule(spec.breaker.failures, spec.breaker.window, spec.breaker.open_for),
+        tls=tls,
+        allow_hosts=allow_hosts,
+        misconfigured=trouble or secret_trouble or _tls_trouble(tls, read_file),
+    )
+
+
+def _azure_address(variable: str, environ: Mapping[str, str]) -> tuple[str, str | None]:
+    """The address below an Azure resource's endpoint, or why there is none; the variable's value is never repeated."""
+    endpoint = environ.get(variable, "").strip()
+    if not endpoint:
+        return "", f"{variable} is not set"
+    try:
+        address = base_url(endpoint)
+    except ValueError:
+        return "", f"{variable} is not an http:// or https:// address"
+    return address.removesuffix("/openai/v1") + "/openai/v1", None
+
+
+def _bracketed_host(address: str) -> str:
+    host = urlsplit(address).hostname or ""
+    return f"[{host}]" if ":" in host else host
+
+
+def _secret(ref: SecretRef | None, environ: Mapping[str, str], read_file: ReadFile) -> tuple[Secret | None, str | None]:
+    """The secret, or what is wrong with it. White space around it, such as a file's last newline, is not part of it."""
+    if ref is None:
+        return None, None
+    if ref.env is not None:
+        place, value = ref.env, environ.get(ref.env)
+        if value is None:
+            return None, f"{place} is not set"
+    else:
+        place = f"secret file {ref.file}"
+        try:
+            value = read_file(ref.file or "")
+        except UnicodeDecodeError:
+            return None, f"{place} is not text"
+        except OSError as error:
+            return None, f"{place} cannot be read ({error.strerror or 'error'})"
+    value = value.strip()
+    if not value:
+        return None, f"{place} is empty"
+    if not value.isascii() or not value.isprintable() or " " in value:
+        return None, f"{place} holds characters that no key has"
+    return Secret(value), None
+
+
+def _tls_trouble(tls: TlsFiles | None, read_file: ReadFile) -> str | None:
+    """Why a certificate cannot be used: an upstream must not be called without the one that the policy asks for."""
+    if tls is not None:
+        for what, path in (("ca", tls.ca), ("cert", tls.cert), ("key", tls.key)):
+            if path is not None:
+                try:
+                    read_file(path)
+                except (OSError, UnicodeDecodeError):
+                    return f"tls.{what} file {path} cannot be read"
+    return None
+
+
+def _tenant(policy: str, name: str, spec: TenantSpec, providers: Mapping[str, Provider]) -> TenantPolicy:
+    tasks: dict[str, list[Candidate]] = {}
+    models: dict[str, list[Candidate]] = {}
+    qualified: dict[str, list[Candidate]] = {}
+    for provider, use in spec.providers.items():
+        for task, entry in use.models.items():
+            for position, model in enumerate((entry.default, *entry.fallbacks)):
+                role = "fallback of the task" if position else "default of the task"
+                tasks.setdefault(task, []).append(_candidate(provider, model, role, use, providers))
+        for model in _models(use):
+            named = _candidate(provider, model, "named by the request", use, providers)
+            models.setdefault(model, []).append(named)
+            qualified[f"{provider}/{model}"] = [named]
+    # Rule 1, and what it leaves open: a task wins over a model of its name, a model over a `provider/model`.
+    routes: dict[str, Route] = {}
+    withdrawn: dict[str, Route] = {}
+    for is_task, names in ((False, qualified), (False, models), (True, tasks)):
+        for word, candidates in names.items():
+            route = _route(policy, word if is_task else None, tuple(candidates))
+            (routes if route.clean.hops else withdrawn)[word] = route
+    live_tasks = [task for task in tasks if task in routes and routes[task].task is not None]
+    owners: dict[str, str] = {}
+    for provider, use in spec.providers.items():
+        for model in _models(use) if use.enabled else ():
+            owners.setdefault(model, provider)
+    return TenantPolicy(
+        name=name,
+        routes=MappingProxyType(routes),
+        withdrawn=MappingProxyType({word: route.clean for word, route in withdrawn.items() if word not in routes}),
+        listing=(
+            *((task, ROUTER) for task in live_tasks),
+            *((model, owner) for model, owner in owners.items() if routes[model].task is None),
+        ),
+        embeddings_enabled=not _EMBEDDING_TASKS.isdisjoint(live_tasks)
+        or any("embed" in model.lower() for model in owners),
+        limits=spec.limits,
+        logging=spec.logging,
+    )
+
+
+def _models(use: TenantProviderSpec) -> tuple[str, ...]:
+    """Every model that a tenant's provider lists, once, in file order."""
+    return tuple(dict.fromkeys(model for entry in use.models.values() for model in (entry.default, *entry.fallbacks)))
+
+
+def _candidate(
+    provider: str, model: str, role: str, use: TenantProviderSpec, providers: Mapping[str, Provider]
+) -> Candidate:
+    if not use.enabled:
+        return Candidate(Considered(provider, model, False, DISABLED), None)
+    hop = Hop(providers[provider], model, use.privacy.send_raw_docs, use.privacy.max_snippet_chars)
+    return Candidate(Considered(provider, model, True, role), hop)
+
+
+def _route(policy: str, task: str | None, candidates: tuple[Candidate, ...]) -> Route:
+    limits = [
+        candidate.hop.max_snippet_chars
+        for candidate in candidates
+        if candidate.hop and not candidate.hop.send_raw_docs and candidate.hop.max_snippet_chars is not None
+    ]
+    return Route(
+        task=task,
+        candidates=candidates,
+        snippet_limit=min(limits, default=sys.maxsize),
+        clean=screened(policy, task, candidates, 0, raw_docs=False),
+        raw=screened(policy, task, candidates, 0, raw_docs=True),
+    )
+
+
+def _warnings(document: PolicyDocument, providers: Mapping[str, Provider]) -> Iterator[str]:
+    for name, provider in providers.items():
+        if provider.misconfigured:
+            yield f"providers.{name}: {provider.misconfigured}; calls to it fail over"
+    named = {name for tenant in document.tenants.values() for name in tenant.providers}
+    for name in document.providers:
+        if name not in named:
+            yield f"providers.{name}: no tenant uses this provider"
+    used = {
+        model for tenant in document.tenants.values() for use in tenant.providers.values() for model in _models(use)
+    }
+    for model in document.models:
+        if model not in used:
+            yield f"models.{model}: no tenant uses this model{did_you_mean(model, used)}"
+    if not document.tenants:
+        yield "tenants: empty, so every request is refused"
+    for name, tenant in document.tenants.items():
+        yield from _tenant_warnings(name, tenant)
+    accounts = document.service_accounts
+    if accounts.accounts or accounts.issuers:
+        yield "service_accounts: parsed but not yet honoured by this version"
+    for index, account in enumerate(accounts.accounts):
+        for subject in account.tenants:
+            if subject not in document.tenants:
+                near = did_you_mean(subject, document.tenants)
+                yield f"service_accounts.accounts[{index}].tenants: no tenant is named {subject!r}{near}"
+
+
+def _tenant_warnings(name: str, tenant: TenantSpec) -> Iterator[str]:
+    if not any(use.enabled for use in tenant.providers.values()):
+        yield f"tenants.{name}: no provider is enabled, so every request is refused"
+    places = [f"tenants.{name}.limits"] if tenant.limits.model_fields_set else []
+    places += [
+        f"tenants.{name}.providers.{p}.limits" for p, use in tenant.providers.items() if use.limits.model_fields_set
+    ]
+    for place in places:
+        yield f"{place}: limits are parsed but not yet enforced by this version"
+    models = {model for use in tenant.providers.values() if use.enabled for model in _models(use)}
+    tasks = {task for use in tenant.providers.values() if use.enabled for task in use.models}
+    for task in sorted(tasks & models):
+        yield f"tenants.{name}: {task!r} names a task and a model; the task wins"
+    for provider, use in tenant.providers.items():
+        for model in _models(use) if use.enabled else ():
+            if f"{provider}/{model}" in models:
+                yield (
+                    f"tenants.{name}: '{provider}/{model}' is also the whole name of a model, which wins over "
+                    f"{model!r} at {provider}"
+                )

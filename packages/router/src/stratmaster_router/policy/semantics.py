@@ -1,0 +1,150 @@
+"""What two places of a policy must agree on; a value by itself is the schema's business (policy.md, rules 2, 3 and 9).
+
+Runs on a document from which the invalid parts were taken out (`removed`), so that all problems are reported at once;
+a check stays silent where its subject is among them.
+"""
+
+from collections.abc import Iterable, Iterator
+from urllib.parse import urlsplit
+
+from stratmaster_router.policy.builtin import BUILTIN, reach
+from stratmaster_router.policy.problems import Loc, did_you_mean, shown
+from stratmaster_router.policy.schema import (
+    PolicyDocument,
+    ProviderSpec,
+    RetriesSpec,
+    ServiceAccountsSpec,
+    TaskSpec,
+    TenantProviderSpec,
+    TimeoutsSpec,
+)
+
+Found = tuple[Loc, str]
+"""Where a problem stands, and its message."""
+
+
+class Removed:
+    """The places that were taken out because they are invalid by themselves."""
+
+    def __init__(self, locs: Iterable[Loc]) -> None:
+        self._locs = frozenset(locs)
+
+    def within(self, *loc: str | int) -> bool:
+        """Whether `loc`, or a part of it, is missing from the document though the file has it."""
+        return any(removed[: len(loc)] == loc or loc[: len(removed)] == removed for removed in self._locs)
+
+    def whole(self, section: str) -> bool:
+        """Whether all of `section` was taken out."""
+        return (section,) in self._locs
+
+    def names(self, section: str) -> set[str]:
+        """The keys of `section` that were taken out whole."""
+        return {str(loc[1]) for loc in self._locs if len(loc) == 2 and loc[0] == section}
+
+
+def check(document: PolicyDocument, removed: Removed) -> Iterator[Found]:
+    """Every disagreement in the valid part of a document."""
+    for name, provider in document.providers.items():
+        yield from _provider(("providers", name), name, provider, removed)
+    yield from _service_accounts(document.service_accounts, removed)
+    for tenant, spec in document.tenants.items():
+        for name, use in spec.providers.items():
+            loc = ("tenants", tenant, "providers", name)
+            if not removed.whole("providers"):
+                yield from _known(loc, name, {*document.providers, *removed.names("providers")})
+            yield from _tenant_provider(loc, use, removed)
+
+
+def _provider(loc: Loc, name: str, spec: ProviderSpec, removed: Removed) -> Iterator[Found]:
+    if not removed.within(*loc, "wire"):
+        yield from _wire(loc, name, spec, removed)
+    tls = spec.tls
+    if tls is not None and (tls.cert is None) != (tls.key is None) and not removed.within(*loc, "tls"):
+        have, lack = ("cert", "key") if tls.cert else ("key", "cert")
+        yield (*loc, "tls"), f"{have} needs {lack} beside it"
+    yield from _timeouts((*loc, "timeouts"), spec.timeouts)
+    yield from _retries((*loc, "retries"), spec.retries)
+
+
+def _wire(loc: Loc, name: str, spec: ProviderSpec, removed: Removed) -> Iterator[Found]:
+    to = reach(name, spec)
+    if to.wire == "litellm":
+        if to.litellm_provider is None and not removed.within(*loc, "litellm_provider"):
+            yield (loc, "wire: litellm needs litellm_provider, LiteLLM's name for this provider (such as anthropic)")
+    elif spec.litellm_provider is not None:
+        yield ((*loc, "litellm_provider"), "stands only beside wire: litellm; this provider's wire is openai")
+    if removed.within(*loc, "base_url"):
+        return
+    if to.base_url is None:
+        if to.wire == "openai" and to.endpoint_env is None:
+            why = "has no built-in address for this wire" if name in BUILTIN else "is not a built-in provider"
+            yield (
+                loc,
+                f"base_url is required: {name!r} {why}{did_you_mean(name, BUILTIN) if name not in BUILTIN else ''}",
+            )
+        return
+    parts = urlsplit(to.base_url)
+    if spec.tls is not None and parts.scheme == "http":
+        yield ((*loc, "tls"), "a certificate is of no use at an http:// address; write base_url with https://")
+    if spec.egress is not None and not removed.within(*loc, "egress"):
+        hosts = [host.lower().strip("[]") for host in spec.egress.allow_hosts]
+        if parts.hostname not in hosts:
+            where = (*loc, "base_url") if spec.base_url else (*loc, "egress", "allow_hosts")
+            yield (where, f"host {shown(parts.hostname)} is not in egress.allow_hosts ({', '.join(hosts) or 'empty'})")
+
+
+def _timeouts(loc: Loc, spec: TimeoutsSpec) -> Iterator[Found]:
+    for phase, seconds in (("connect", spec.connect), ("first_byte", spec.first_byte), ("idle", spec.idle)):
+        if seconds > spec.total:
+            # A default can be the longer one; then what is written, the total, is the place to look at.
+            place = phase if phase in spec.model_fields_set else "total"
+            yield ((*loc, place), f"{phase} ({seconds:g}s) is longer than total ({spec.total:g}s)")
+
+
+def _retries(loc: Loc, spec: RetriesSpec) -> Iterator[Found]:
+    initial, longest = spec.backoff.initial, spec.backoff.max
+    if initial > longest:
+        place = "initial" if "initial" in spec.backoff.model_fields_set else "max"
+        yield ((*loc, "backoff", place), f"initial ({initial:g}s) is longer than max ({longest:g}s)")
+
+
+def _service_accounts(spec: ServiceAccountsSpec, removed: Removed) -> Iterator[Found]:
+    root: Loc = ("service_accounts",)
+    for index, issuer in enumerate(spec.issuers):
+        loc = (*root, "issuers", index)
+        if not removed.within(*loc, "jwks") and (issuer.jwks.file is None) == (issuer.jwks.url is None):
+            yield (*loc, "jwks"), "write exactly one of file and url"
+    yield from _repeated((*root, "issuers"), "issuer", [issuer.issuer for issuer in spec.issuers])
+    yield from _repeated((*root, "accounts"), "subject", [account.subject for account in spec.accounts])
+    if spec.accounts and not spec.issuers and not removed.within(*root, "issuers"):
+        yield ((*root, "accounts"), "no issuer stands under service_accounts.issuers, so nobody could sign for these")
+    for index, account in enumerate(spec.accounts):
+        loc = (*root, "accounts", index, "tenants")
+        if not account.tenants and not removed.within(*loc):
+            yield loc, "name at least one tenant"
+
+
+def _repeated(loc: Loc, field: str, values: list[str]) -> Iterator[Found]:
+    for index, value in enumerate(values):
+        if value in values[:index]:
+            yield ((*loc, index, field), f"{shown(value)} is listed twice, first as {field} of [{values.index(value)}]")
+
+
+def _known(loc: Loc, name: str, declared: set[str]) -> Iterator[Found]:
+    if name not in declared and name not in BUILTIN:
+        near = did_you_mean(name, {*declared, *BUILTIN})
+        yield (loc, f"unknown provider {name!r}{near or ';'} declare it under providers: or use a built-in name")
+
+
+def _tenant_provider(loc: Loc, use: TenantProviderSpec, removed: Removed) -> Iterator[Found]:
+    if use.enabled and not use.models and not removed.within(*loc, "models") and not removed.within(*loc, "enabled"):
+        yield (loc, "an enabled provider needs at least one task under models (or write enabled: false)")
+    for task, spec in use.models.items():
+        yield from _task((*loc, "models", task), spec)
+
+
+def _task(loc: Loc, spec: TaskSpec) -> Iterator[Found]:
+    for index, model in enumerate(spec.fallbacks):
+        first = "default" if model == spec.default else f"fallbacks[{spec.fallbacks.index(model)}]"
+        if first != f"fallbacks[{index}]":
+            yield ((*loc, "fallbacks", index), f"{shown(model)} is listed twice in this task, first as {first}")

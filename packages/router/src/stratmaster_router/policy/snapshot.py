@@ -1,0 +1,61 @@
+"""The policy in force, compiled for lookups: immutable, swapped as one reference, made by `compile.compile_policy`."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from stratmaster_router.domain.routing import Considered, Decision, Hop, Provider
+from stratmaster_router.policy.schema import LimitsSpec, LoggingSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A (provider, model) that a name stands for; `hop` is None where the tenant has the provider disabled."""
+
+    line: Considered
+    hop: Hop | None
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """All that one name of a tenant resolves to, with the decisions that do not depend on a request's lengths.
+
+    `clean` is for a request without raw documents whose longest text is at most `snippet_limit` characters,
+    `raw` for one with raw documents. `task` is None when the name is a model's.
+    """
+
+    task: str | None
+    candidates: tuple[Candidate, ...]
+    snippet_limit: int
+    clean: Decision
+    raw: Decision
+
+
+@dataclass(frozen=True, slots=True)
+class TenantPolicy:
+    """What one tenant may do.
+
+    `routes` holds every name a client may use: tasks, models and `provider/model`. `withdrawn` holds the refusals for
+    names that only disabled providers have. `listing` is what `GET /v1/models` shows, as (id, owned_by): tasks, then
+    models, each once.
+    """
+
+    name: str
+    routes: Mapping[str, Route]
+    withdrawn: Mapping[str, Decision]
+    listing: tuple[tuple[str, str], ...]
+    embeddings_enabled: bool
+    limits: LimitsSpec
+    logging: LoggingSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """One policy, whole. `hash` is its short content hash (policy.md, rule 10).
+
+    `providers` holds those that some tenant may call. `warnings` is for operators: each a full sentence, no secrets.
+    """
+
+    hash: str
+    tenants: Mapping[str, TenantPolicy]
+    providers: Mapping[str, Provider]
+    warnings: tuple[str, ...]

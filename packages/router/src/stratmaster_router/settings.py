@@ -1,0 +1,41 @@
+"""The settings: environment variables, read in one place. Only `app` and `cli` know this module."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+_PREFIX = "ROUTER_"
+
+
+class SettingsInvalid(Exception):
+    """A setting cannot be used; the message names the variable and says what would be right."""
+
+
+class Settings(BaseModel):
+    """Each field is the environment variable `ROUTER_<FIELD>`; docs/settings.md lists them all (a test says so)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    policy: Path = Field(Path("configs/router/models-policy.yaml"), description="The policy file.")
+    host: str = Field("127.0.0.1", description="The address to listen on.")
+    port: int = Field(8086, ge=0, le=65535, description="The port to listen on; 0 picks a free one.")
+    workers: int = Field(1, ge=1, le=256, description="Worker processes; each is one event loop.")
+    keys_dir: Path | None = Field(None, description="Folder with the tenants' API keys; without it no key is valid.")
+    database_url: str | None = Field(None, description="Database of limits and ledger; not used before they come.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level of the log.")
+    access_log: str = Field("stdout", description="Where the access log goes: off, stdout or a file.")
+    body_limit: int = Field(32 * 1024 * 1024, ge=1, description="Largest request body, in bytes.")
+    body_timeout: float = Field(30.0, gt=0, description="Seconds within which a request body must have arrived.")
+    trust_env: bool = Field(False, description="Whether HTTP_PROXY and its kin apply to upstreams.")
+
+    @classmethod
+    def from_environ(cls, environ: Mapping[str, str]) -> "Settings":
+        """Read `environ`; an empty variable counts as unset. Raises `SettingsInvalid` naming every wrong one."""
+        given = {name: environ[_PREFIX + name.upper()] for name in cls.model_fields if environ.get(_PREFIX + name.upper())}
+        try:
+            return cls.model_validate(given)
+        except ValidationError as error:
+            problems = [f"{_PREFIX}{str(e['loc'][0]).upper()}: {e['msg']}" for e in error.errors()]
+            raise SettingsInvalid("\n".join(problems)) from None

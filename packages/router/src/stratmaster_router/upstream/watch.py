@@ -1,0 +1,139 @@
+"""Deadlines and disconnects of every request in flight, by one timer.
+
+A timer and a listening task for each request would cost more CPU than the rest of the router's own work. So one
+timer ticks while there are requests: it interrupts those whose deadline has passed, and it starts to listen for the
+client's disconnect where a request has lasted longer than a tick. An interruption is a cancellation of the request's
+task; `Watch.interruption` tells what it meant.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from time import monotonic
+from typing import Any
+
+from stratmaster_router.domain.errors import ClientDisconnected, DeadlineExceeded
+
+TICK = 0.025  # seconds: deadlines and disconnects are noticed this much late at the most
+
+Receive = Callable[[], Awaitable[Any]]
+
+
+class PhaseExpired(Exception):
+    """The current phase (first byte, idle, …) took too long; the request as a whole may go on."""
+
+
+class Watch:
+    """Watches over one request; made by `Watchdog.watch`, to be closed when the request ends.
+
+    `started` is when the request began, in seconds of the monotonic clock.
+    """
+
+    __slots__ = ("_cause", "_deadline", "_dog", "_ends", "_listener", "_receive", "_task", "started")
+
+    def __init__(self, dog: "Watchdog", task: asyncio.Task[Any], now: float) -> None:
+        self._dog = dog
+        self._task = task
+        self._receive: Receive | None = None
+        self._listener: asyncio.Task[None] | None = None
+        self._cause: type[Exception] | None = None
+        self.started = now
+        self._ends = float("inf")
+        self._deadline = float("inf")
+
+    def end_by(self, seconds: float) -> None:
+        """Set the total deadline, counted from the request's beginning."""
+        self._ends = self.started + seconds
+        self._deadline = min(self._deadline, self._ends)
+
+    def phase(self, seconds: float) -> None:
+        """Begin a phase that may last `seconds` from now."""
+        self._deadline = min(self._ends, monotonic() + seconds)
+
+    def rest(self) -> None:
+        """End the phase; only the total deadline is left."""
+        self._deadline = self._ends
+
+    def listen(self, receive: Receive) -> None:
+        """From now on notice when the client goes away. The request's body must have been read."""
+        self._receive = receive
+
+    def close(self) -> None:
+        """End the watch: nothing is interrupted after this."""
+        self._dog.forget(self)
+        if self._listener is not None:
+            self._listener.cancel()
+
+    def interruption(self, cancelled: asyncio.CancelledError) -> BaseException:
+        """What a cancellation that the request's task has just caught meant.
+
+        Returns `ClientDisconnected`, `DeadlineExceeded` or `PhaseExpired` where this watch caused it, else
+        `cancelled` itself, which the caller raises on.
+        """
+        cause = self._cause
+        if cause is None:
+            return cancelled
+        self._cause = None
+        self._deadline = self._ends
+        self._task.uncancel()
+        if cause is DeadlineExceeded:
+            return DeadlineExceeded("The request took longer than its total deadline. Try again, or ask for less.")
+        return cause()
+
+    def check(self, now: float) -> None:
+        """Called at every tick, with the time of the monotonic clock."""
+        if self._cause is not None:
+            return
+        if now >= self._deadline:
+            self._interrupt(DeadlineExceeded if now >= self._ends else PhaseExpired)
+        elif self._receive is not None and self._listener is None and now - self.started >= TICK:
+            self._listener = asyncio.create_task(self._listen(self._receive))
+
+    def _interrupt(self, cause: type[Exception]) -> None:
+        self._cause = cause
+        self._task.cancel()
+
+    async def _listen(self, receive: Receive) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        if self._dog.watches(self) and self._cause is None:
+            self._interrupt(ClientDisconnected)
+
+
+class Watchdog:
+    """The one timer, and the requests that it watches."""
+
+    def __init__(self) -> None:
+        self._open: set[Watch] = set()
+        self._ticking = False
+
+    def __len__(self) -> int:
+        """The number of requests in flight."""
+        return len(self._open)
+
+    def watch(self) -> Watch:
+        """Begin to watch the request that the current task serves."""
+        task = asyncio.current_task()
+        assert task is not None
+        watch = Watch(self, task, monotonic())
+        self._open.add(watch)
+        if not self._ticking:
+            self._ticking = True
+            asyncio.get_running_loop().call_later(TICK, self._tick)
+        return watch
+
+    def watches(self, watch: Watch) -> bool:
+        """Whether `watch` is still open."""
+        return watch in self._open
+
+    def forget(self, watch: Watch) -> None:
+        """Stop watching; used by `Watch.close`."""
+        self._open.discard(watch)
+
+    def _tick(self) -> None:
+        if not self._open:
+            self._ticking = False
+            return
+        now = monotonic()
+        for watch in list(self._open):
+            watch.check(now)
+        asyncio.get_running_loop().call_later(TICK, self._tick)

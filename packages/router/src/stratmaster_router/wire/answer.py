@@ -1,0 +1,141 @@
+"""What an upstream answered: is it whole, is it an error in disguise, what did it use? Pure.
+
+Sources: wire.md ("Streams", "Bodies pass through unchanged"); field.md (in-band errors taken for success, cut streams
+that nobody notices, usage that is never billed).
+"""
+
+import msgspec
+from msgspec import Raw, Struct
+
+from stratmaster_router.domain.errors import StreamBroken
+from stratmaster_router.domain.routing import Endpoint
+from stratmaster_router.domain.usage import Usage
+from stratmaster_router.wire.sse import EventSplitter, EventTooLong, event_data
+from stratmaster_router.wire.usage import read_usage
+
+# msgspec keeps a null as raw bytes too, so there are two ways of not being there.
+_ABSENT = Raw()
+_NULL = Raw(b"null")
+
+
+class BadAnswer(Exception):
+    """An answer with status 200 that is none; `code` is the attempt's code."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+
+class _Whole(Struct):
+    choices: list[Raw] | None = None
+    data: list[Raw] | None = None
+    usage: Raw = _ABSENT
+    error: Raw = _ABSENT
+
+
+_decode_whole = msgspec.json.Decoder(_Whole).decode
+
+
+def read_answer(endpoint: Endpoint, body: bytes) -> Usage | None:
+    """Check a whole answer and return what it used, where it says so. Raises `BadAnswer`."""
+    try:
+        answer = _decode_whole(body)
+    except (msgspec.DecodeError, RecursionError):
+        raise BadAnswer("upstream_invalid_response", "The provider's answer is not the JSON that it should be.") from None
+    if answer.error and answer.error != _NULL:
+        raise BadAnswer("upstream_error_in_body", "The provider answered with an error in a success.")
+    if (answer.data if endpoint is Endpoint.EMBEDDINGS else answer.choices) is None:
+        raise BadAnswer("upstream_invalid_response", "The provider's answer lacks its result.")
+    return read_usage(answer.usage)
+
+
+class _Choice(Struct):
+    finish_reason: str | None = None
+
+
+class _Chunk(Struct):
+    choices: list[_Choice] | None = None
+    usage: Raw = _ABSENT
+    error: Raw = _ABSENT
+
+
+_decode_chunk = msgspec.json.Decoder(_Chunk).decode
+
+
+class StreamReader:
+    """Follows a stream of events: what may be passed on, what was used, and whether it came to its end.
+
+    `started` is true once an event with data has come whole. `usage` is the last that the upstream reported.
+    """
+
+    __slots__ = ("_done", "_finished", "_show_usage", "_splitter", "started", "usage")
+
+    def __init__(self, show_usage: bool) -> None:
+        self.started = False
+        self.usage: Usage | None = None
+        self._show_usage = show_usage
+        self._splitter = EventSplitter()
+        self._finished = False
+        self._done = False
+
+    def feed(self, data: bytes) -> bytes:
+        """The whole events that the client may have now, byte for byte.
+
+        Raises `StreamBroken` at an event that is an error or cannot be read; what came before it in `data` is
+        dropped then, for no client can use the end of a broken answer.
+        """
+        try:
+            events = self._splitter.feed(data)
+        except EventTooLong:
+            raise StreamBroken("upstream_stream_invalid", "The provider sent an event that does not end.") from None
+        if len(events) == 1:
+            return events[0] if self._passes(events[0]) else b""
+        return b"".join([event for event in events if self._passes(event)])
+
+    def end(self) -> bytes:
+        """The upstream closed the stream: what is left to pass on. Raises `StreamBroken` where the stream was cut."""
+        rest = self._splitter.rest()
+        tail = b""
+        if rest.strip() and not self._done:
+            # Some servers leave out the last empty line. What can be read whole is taken; half an event is a cut.
+            tail = rest if self._passes(rest) else b""
+        if not (self._done or self._finished):
+            raise self.truncated()
+        return tail
+
+    @staticmethod
+    def truncated() -> StreamBroken:
+        """The failure of a stream that ended before its end."""
+        return StreamBroken("upstream_stream_truncated", "The provider's stream ended before the answer was complete.")
+
+    @property
+    def complete(self) -> bool:
+        """`[DONE]` has come: nothing can go wrong with this answer any more."""
+        return self._done
+
+    def _passes(self, event: bytes) -> bool:
+        data = event_data(event)
+        if data is None:
+            return True
+        if data.strip() == b"[DONE]":
+            self.started = self._done = True
+            return True
+        try:
+            chunk = _decode_chunk(data)
+        except (msgspec.DecodeError, RecursionError):
+            raise StreamBroken("upstream_stream_invalid", "The provider sent an event that cannot be read.") from None
+        if chunk.error and chunk.error != _NULL:
+            raise StreamBroken("upstream_stream_error", "The provider reported an error inside its stream.")
+        self.started = True
+        choices = chunk.choices
+        if choices:
+            for choice in choices:
+                if choice.finish_reason is not None:
+                    self._finished = True
+        if chunk.usage:
+            usage = read_usage(chunk.usage)
+            if usage is not None:
+                self.usage = usage
+                return self._show_usage or bool(choices)
+        return True

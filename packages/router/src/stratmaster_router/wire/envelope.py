@@ -1,0 +1,154 @@
+"""A request body, read once: the few fields that the router needs, and the bytes of all the others.
+
+Source: wire.md, "Bodies pass through unchanged".
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from msgspec import Struct
+
+from stratmaster_router.domain.errors import InvalidJson, InvalidRequest
+from stratmaster_router.domain.routing import Endpoint
+from stratmaster_router.wire.json_text import members, type_names
+
+LONGEST_MODEL_NAME = 256
+
+
+class Envelope(Struct, frozen=True):
+    """One request as the client sent it.
+
+    `wants_usage` is the client's own `stream_options.include_usage`. `fields` holds every top-level field.
+    """
+
+    model: str
+    stream: bool
+    wants_usage: bool
+    fields: Mapping[str, Any]
+    text: str
+    places: Mapping[str, tuple[int, int]]
+
+    def for_upstream(self, model: str) -> bytes:
+        """The body to send for `model`: the client's bytes but for the model and, in a stream, the wish for usage."""
+        changes = [(*self.places["model"], _quoted(model))]
+        if self.stream and not self.wants_usage:
+            changes.append(self._ask_for_usage())
+            changes.sort()
+        parts = []
+        at = 0
+        for begin, end, replacement in changes:
+            parts += (self.text[at:begin], replacement)
+            at = end
+        parts.append(self.text[at:])
+        return "".join(parts).encode()
+
+    def _ask_for_usage(self) -> tuple[int, int, str]:
+        if "stream_options" not in self.fields:
+            # Before the last brace: the object has a model, so a comma is right.
+            end = self.text.rindex("}")
+            return end, end, ',"stream_options":{"include_usage":true}'
+        options = self.fields["stream_options"]
+        begin, end = self.places["stream_options"]
+        if not options:
+            return begin, end, '{"include_usage":true}'
+        if "include_usage" not in options:
+            return begin + 1, begin + 1, '"include_usage":true,'
+        _, inner = members(self.text[begin:end])
+        return begin + inner["include_usage"][0], begin + inner["include_usage"][1], "true"
+
+
+def read_envelope(endpoint: Endpoint, body: bytes) -> Envelope:
+    """Read and check a request body.
+
+    Raises `InvalidJson` for anything but one JSON object in UTF-8 without duplicate keys, `InvalidRequest` (with
+    `param`) for a field that is missing or of the wrong type. Fields that the router does not need are not checked.
+    """
+    try:
+        text = body.decode()
+    except UnicodeDecodeError as error:
+        raise InvalidJson(f"The request body is not UTF-8: byte {error.start} cannot be read.") from None
+    fields, places = members(text)
+
+    model = fields.get("model")
+    if type(model) is not str:
+        raise _wrong("model", fields, "a string: a task, a model of this tenant or provider/model")
+    if not 0 < len(model) <= LONGEST_MODEL_NAME:
+        raise InvalidRequest(f"'model' must have 1 to {LONGEST_MODEL_NAME} characters.", param="model")
+    _CHECKS[endpoint](fields)
+
+    stream = False
+    wants_usage = False
+    if endpoint is not Endpoint.EMBEDDINGS:
+        stream = _stream(fields)
+        if stream:
+            wants_usage = _wants_usage(fields)
+    return Envelope(model, stream, wants_usage, fields, text, places)
+
+
+def _stream(fields: Mapping[str, Any]) -> bool:
+    stream = fields.get("stream")
+    if stream is None or stream is False:
+        return False
+    if stream is True:
+        return True
+    raise _wrong("stream", fields, "a boolean")
+
+
+def _wants_usage(fields: Mapping[str, Any]) -> bool:
+    options = fields.get("stream_options")
+    if options is None:
+        return False
+    if type(options) is not dict:
+        raise _wrong("stream_options", fields, "an object")
+    wants = options.get("include_usage")
+    if wants is None or type(wants) is bool:
+        return bool(wants)
+    raise InvalidRequest("'stream_options.include_usage' must be a boolean.", param="stream_options.include_usage")
+
+
+def _check_messages(fields: Mapping[str, Any]) -> None:
+    messages = fields.get("messages")
+    if type(messages) is not list or not messages:
+        raise _wrong("messages", fields, "a non-empty array of messages")
+    for index, message in enumerate(messages):
+        if type(message) is not dict or type(message.get("role")) is not str:
+            raise InvalidRequest(f"'messages[{index}]' must be an object with a 'role'.", param=f"messages[{index}]")
+        content = message.get("content")
+        if content is None or type(content) is str:
+            continue
+        if type(content) is not list or not all(type(part) is dict for part in content):
+            raise InvalidRequest(
+                f"'messages[{index}].content' must be a string, null or an array of content parts.",
+                param=f"messages[{index}].content",
+            )
+
+
+def _check_prompt(fields: Mapping[str, Any]) -> None:
+    if type(fields.get("prompt")) not in (str, list):
+        raise _wrong("prompt", fields, "a string or an array")
+
+
+def _check_input(fields: Mapping[str, Any]) -> None:
+    if type(fields.get("input")) not in (str, list):
+        raise _wrong("input", fields, "a string or an array")
+
+
+_CHECKS = {
+    Endpoint.CHAT: _check_messages,
+    Endpoint.COMPLETIONS: _check_prompt,
+    Endpoint.EMBEDDINGS: _check_input,
+}
+
+
+def _wrong(name: str, fields: Mapping[str, Any], expected: str) -> InvalidRequest:
+    if name not in fields:
+        return InvalidRequest(f"'{name}' is required: {expected}.", param=name)
+    found = type_names.get(type(fields[name]), "a number")
+    if fields[name] in ([], ""):
+        found = "empty"
+    return InvalidRequest(f"'{name}' must be {expected}; it is {found}.", param=name)
+
+
+def _quoted(text: str) -> str:
+    # The names come from the policy, which allows printable ASCII; only these two need an escape in JSON.
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
