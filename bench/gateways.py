@@ -218,9 +218,7 @@ ALL = [
 
 
 @contextlib.contextmanager
-def started(
-    gateway: Gateway, upstream: Server, cache: Path, scratch: Path, stream: bool = False
-) -> Iterator[Started]:
+def started(gateway: Gateway, upstream: Server, cache: Path, scratch: Path, stream: bool = False) -> Iterator[Started]:
     """Install if need be, start in front of `upstream`, and wait until a real request is answered.
 
     Raises NotStarted, with the reason.

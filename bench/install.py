@@ -22,8 +22,8 @@ PYPI = {
     "matplotlib": ["matplotlib==3.11.2"],
 }
 NPM = {"portkey": "@portkey-ai/gateway@1.15.2", "llmops": "@llmops/gateway@0.6.10"}
-# Streams of both fail with any newer one, which their own range admits (Portkey-AI/gateway issue 1389).
-NPM_OVERRIDES = {"@hono/node-server": "1.14.2"}
+# The one of its own lock file: streams fail with the newest that its range admits (its issue 1389).
+NPM_OVERRIDES = {"@hono/node-server": "1.13.5"}
 DEBIAN = {"wrk": "wrk", "nginx": "nginx-light"}
 _PATIENCE_S = 600
 

@@ -22,7 +22,7 @@ the model: `gpt-4o-mini@status=503,retry_after=3`. A header wins over the name. 
     gap=20ms                 x-mock-chunk-gap: 20ms     event i of a stream is due i x gap after the first
     fault=cut                x-mock-fault: cut          see below
     at=5                     x-mock-at: 5               how many events (halves of a plain body) come before the fault
-    times=2                  x-mock-times: 2            only the first 2 of equal requests on record get the directives
+    times=2                  x-mock-times: 2            only the first 2 equal requests get the directives
     prompt_tokens=1000       x-mock-prompt-tokens: 1000 the usage reported, whatever is true; so completion_tokens,
                                                         cached_tokens, reasoning_tokens (parts of the first two)
 
@@ -51,7 +51,7 @@ the model: `gpt-4o-mini@status=503,retry_after=3`. A header wins over the name. 
     crlf                     lines end in CR LF                          –
 
 For tests. GET /mock/requests: the last 1,000, with totals; `state` is open, finished or disconnected; `billed` counts
-the tokens of what was sent: a stream's prompt and chunks, all of a plain answer. DELETE /mock/requests forgets them.
+the tokens of what was sent: a stream's prompt and chunks, all of a plain answer. DELETE /mock/requests forgets all.
 GET /mock/open?at_least=1&at_most=9&timeout=10s: the requests in flight, once they are within the bounds.
 In process: `runner, address = await start(create_app())`.
 """
@@ -72,7 +72,7 @@ import socket
 import struct
 import sys
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Mapping
 from itertools import count, zip_longest
 from typing import Any
@@ -427,11 +427,16 @@ def _inputs(value: str | list[Any], key: str) -> list[tuple[str, int]]:
     """The inputs as (text, tokens): a string, a list of strings, a list of token ids, or a list of such lists."""
     if isinstance(value, str):
         return [(value, len(value.split()))]
-    if value and all(type(item) is int for item in value):
-        return [(" ".join(map(str, value)), len(value))]
-    if any(not isinstance(item, str | list) or item == [] for item in value):
-        raise Problem(400, f"Invalid type for '{key}'.", key, "invalid_type")
-    return [pair for item in value for pair in _inputs(item, key)]
+    lists = [value] if any(type(item) is int for item in value) else value
+    pairs: list[tuple[str, int]] = []
+    for item in lists:
+        if isinstance(item, str):
+            pairs.append((item, len(item.split())))
+        elif isinstance(item, list) and item and all(type(token) is int for token in item):
+            pairs.append((" ".join(map(str, item)), len(item)))
+        else:
+            raise Problem(400, f"Invalid type for '{key}'.", key, "invalid_type")
+    return pairs
 
 
 def completions(body: JSON, script: Script) -> Answer:
@@ -526,7 +531,7 @@ def _edited(answer: Answer, script: Script) -> Answer:
         damaged = frames[at].rstrip()[:-1] + (b"]\n\n" if stream else b"]\n")
         return dataclasses.replace(answer, frames=[*frames[:at], damaged, *frames[at + 1 :]])
     if fault == "half-json":
-        damaged = frames[at][: len(frames[at]) // 2] + (b"\n\n" if stream else b"")
+        damaged = _parts(frames[at], 2)[0] + (b"\n\n" if stream else b"")
         return dataclasses.replace(answer, frames=[*frames[:at], damaged], completion_tokens=made)
     if fault == "comments" and stream:
         return dataclasses.replace(answer, frames=[b": mock\n\n" + frame for frame in frames])
@@ -565,7 +570,6 @@ class Record:
     body_bytes: int = 0
     body_sha256: str = ""
     model: str | None = None
-    script: Script | None = None
     state: str = "open"
     started: float = dataclasses.field(default_factory=time.time)
     ended: float | None = None
@@ -594,6 +598,7 @@ class Mock:
         self.changed = asyncio.Event()
 
     def forget(self) -> None:
+        self.times: Counter[tuple[str, str | None, Script]] = Counter()
         self.records: deque[Record] = deque(maxlen=RECORDS_KEPT)
         self.totals = {"requests": 0, "finished": 0, "disconnected": 0, "prompt_tokens": 0, "completion_tokens": 0}
 
@@ -630,9 +635,8 @@ class Mock:
             record.body, record.body_bytes = raw[:BODY_KEPT].decode("utf-8", "replace"), len(raw)
             record.body_sha256 = hashlib.sha256(raw).hexdigest()
             answer, script = await self._decide(request, record, raw)
-        except web.HTTPRequestEntityTooLarge:
-            answer, script = _body(Problem(413, "The request is too large.").body, status=413), Script()
-        except Problem as problem:
+        except (Problem, web.HTTPRequestEntityTooLarge) as error:
+            problem = error if isinstance(error, Problem) else Problem(413, "The request is too large.")
             answer, script = _body(problem.body, status=problem.status), Script()
         return await self._send(request, record, answer, script)
 
@@ -650,10 +654,11 @@ class Mock:
         record.model = body["model"] if isinstance(body, dict) and isinstance(body.get("model"), str) else None
         script = read_script(request.headers, record.model)
         if script.times is not None:
-            same = (record.path, record.model, script)
-            before = sum((old.path, old.model, old.script) == same for old in self.records)
-            record.script = script  # only now: a record does not count itself
-            script = script if before < script.times else Script()
+            same = (path, record.model, script)
+            if len(self.times) >= RECORDS_KEPT:
+                self.times.clear()  # names come from clients: memory stays bounded, whatever they send
+            self.times[same] += 1
+            script = script if self.times[same] <= script.times else Script()
         await asyncio.sleep(script.latency)
         if script.status is not None:
             return _body(scripted_error(script.status), status=script.status), script

@@ -33,7 +33,9 @@ class Settings(BaseModel):
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> "Settings":
         """Read `environ`; an empty variable counts as unset. Raises `SettingsInvalid` naming every wrong one."""
-        given = {name: environ[_PREFIX + name.upper()] for name in cls.model_fields if environ.get(_PREFIX + name.upper())}
+        given = {
+            name: environ[_PREFIX + name.upper()] for name in cls.model_fields if environ.get(_PREFIX + name.upper())
+        }
         try:
             return cls.model_validate(given)
         except ValidationError as error:

@@ -24,7 +24,9 @@ def check_media_type(headers: Mapping[bytes, bytes]) -> None:
         raise UnsupportedMediaType("The body must not be compressed: leave out Content-Encoding.")
 
 
-async def read_body(receive: Receive, headers: Mapping[bytes, bytes], watch: Watch, limit: int, seconds: float) -> bytes:
+async def read_body(
+    receive: Receive, headers: Mapping[bytes, bytes], watch: Watch, limit: int, seconds: float
+) -> bytes:
     """The whole body, of `limit` bytes at the most, within `seconds`.
 
     Raises `RequestTooLarge` (before the body is read, where its length is declared), `RequestTimeout` and
@@ -34,7 +36,7 @@ async def read_body(receive: Receive, headers: Mapping[bytes, bytes], watch: Wat
     if declared.isdigit() and int(declared[:20]) > limit:
         raise _too_large(limit)
     watch.phase(seconds)
-    parts = []
+    parts: list[bytes] = []
     size = 0
     while True:
         try:

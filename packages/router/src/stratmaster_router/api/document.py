@@ -89,7 +89,9 @@ def complete_document(document: dict[str, Any]) -> dict[str, Any]:
     """Add to FastAPI's `document` the provider endpoints, the credentials and the error shape; returns it."""
     components = document.setdefault("components", {})
     components.setdefault("schemas", {})["Error"] = _ERROR_SCHEMA
-    components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer", "description": "The tenant's API key."}}
+    components["securitySchemes"] = {
+        "key": {"type": "http", "scheme": "bearer", "description": "The tenant's API key."}
+    }
     for path, item in document["paths"].items():
         for operation in item.values():
             operation["responses"].pop("422", None)

@@ -7,7 +7,7 @@ costs 10 µs a request (docs/decisions/0003).
 
 import re
 import secrets
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from itertools import count
 from time import perf_counter
 from typing import Any
@@ -22,9 +22,10 @@ from stratmaster_router.domain.errors import ClientDisconnected, RouterError
 from stratmaster_router.gateway.settlement import CLIENT_CLOSED, Recorder, Settlement
 from stratmaster_router.gateway.stages import Authenticated
 
-Scope = dict[str, Any]
-Receive = Callable[[], Awaitable[dict[str, Any]]]
-Send = Callable[[dict[str, Any]], Awaitable[None]]
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 # Reached without a credential; a test holds every other route against `guarded`.
@@ -58,9 +59,7 @@ def guarded(path: str) -> bool:
 class Guard:
     """Wraps the FastAPI app. `endpoints` maps the paths of the POST endpoints to what serves them."""
 
-    def __init__(
-        self, app: App, endpoints: Mapping[str, App], ring: Callable[[], KeyRing], recorder: Recorder
-    ) -> None:
+    def __init__(self, app: App, endpoints: Mapping[str, App], ring: Callable[[], KeyRing], recorder: Recorder) -> None:
         """`ring` gives the current keys."""
         self._app = app
         self._endpoints = endpoints
@@ -134,7 +133,7 @@ class _Answer:
         self._send = send
         self._settlement = settlement
 
-    async def send(self, message: dict[str, Any]) -> None:
+    async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self._settlement.status = message["status"]
             message["headers"] = [*message.get("headers", ()), (b"x-request-id", self._settlement.request_id.encode())]
@@ -142,7 +141,7 @@ class _Answer:
 
 
 def _with_request_id(send: Send, request_id: str) -> Send:
-    async def send_with_id(message: dict[str, Any]) -> None:
+    async def send_with_id(message: Message) -> None:
         if message["type"] == "http.response.start":
             message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
         await send(message)
@@ -180,7 +179,7 @@ def _read_headers(scope: Scope) -> dict[bytes, bytes]:
 
 
 def _forwarded(headers: Mapping[bytes, bytes], request_id: str) -> dict[str, str]:
-    """All the request headers that an upstream sees beside the client's own: an allow-list, so nothing slips through."""
+    """The request headers that an upstream sees beside the session's own: an allow-list, so nothing slips through."""
     forwarded = {"x-request-id": request_id}
     traceparent = headers.get(b"traceparent")
     if traceparent is not None and _traceparent(traceparent):

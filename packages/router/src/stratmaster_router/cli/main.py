@@ -2,8 +2,9 @@
 
 import typer
 
-from stratmaster_router.cli import policy, serve
+from stratmaster_router.cli import demo, policy, serve
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="A policy-enforcing, OpenAI-compatible gateway.")
 app.command("serve")(serve.serve)
+app.command("demo")(demo.demo)
 app.add_typer(policy.app, name="policy")

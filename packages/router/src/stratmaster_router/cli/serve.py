@@ -43,6 +43,7 @@ def serve(
         "lifespan": "on",
         "log_config": None,
         "access_log": False,
+        "proxy_headers": False,
         "server_header": False,
         "timeout_keep_alive": _KEEP_ALIVE,
         "timeout_graceful_shutdown": _SHUTDOWN,

@@ -15,7 +15,8 @@ from stratmaster_router.upstream.watch import Watch
 from stratmaster_router.wire.envelope import read_envelope
 
 _REFUSALS = {
-    Refusal.MODEL_NOT_FOUND: "The model is neither a task nor an allowed model of this tenant; GET /v1/models lists them.",
+    Refusal.MODEL_NOT_FOUND: "The model is neither a task nor an allowed model of this tenant. "
+    "GET /v1/models lists them.",
     Refusal.ENDPOINT_DISABLED: "This tenant has no embedding task or model, so embeddings are disabled for it.",
     Refusal.RAW_DOCS_FORBIDDEN: "The request carries raw documents, and no provider of this model may receive them. "
     "Send excerpts instead, or ask for a task whose provider may.",

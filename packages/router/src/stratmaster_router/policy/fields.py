@@ -54,6 +54,12 @@ def boolean(value: object) -> bool:
     return value
 
 
+def version(value: object) -> int:
+    if isinstance(value, bool) or value != 1 or not isinstance(value, int):
+        _expected("1, the only version", value)
+    return value
+
+
 def whole(least: int, most: int) -> Callable[[object], int]:
     """A validator of whole numbers within bounds, both included."""
 
@@ -188,7 +194,7 @@ def retry_on(value: object) -> str:
 
 
 Boolean = Annotated[bool, PlainValidator(boolean), WithJsonSchema({"type": "boolean"})]
-Version = Annotated[int, PlainValidator(whole(1, 1)), WithJsonSchema({"const": 1})]
+Version = Annotated[int, PlainValidator(version), WithJsonSchema({"const": 1})]
 Count = Annotated[
     int, PlainValidator(whole(1, 10**12)), WithJsonSchema({"type": "integer", "minimum": 1, "maximum": 10**12})
 ]

@@ -2,17 +2,19 @@
 
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from stratmaster_router.policy import semantics, yamltree
-from stratmaster_router.policy.problems import Loc, PolicyInvalid, Problem, did_you_mean, path_of, shown
+from stratmaster_router.policy.problems import Loc, PolicyInvalid, Problem, nearest, path_of, shown
+from stratmaster_router.policy.removed import Removed
 from stratmaster_router.policy.schema import PolicyDocument
 
 MAX_PROBLEMS = 1000
+"""A file with more is broken in one way, many times: no reader wants them all, and looking further would take long."""
 
 
 def decode(content: bytes) -> str:
@@ -27,19 +29,21 @@ def decode(content: bytes) -> str:
 def parse(text: str) -> PolicyDocument:
     """The document that `text` holds. Raises PolicyInvalid with all problems, sorted by line."""
     root, problems = yamltree.read(text)
-    plain = root.plain()
+    removed = Removed()
     document: PolicyDocument | None
     try:
-        document, removed = PolicyDocument.model_validate(plain), semantics.Removed(())
+        document = PolicyDocument.model_validate(root.plain())
     except ValidationError as invalid:
         errors = invalid.errors(include_url=False)
-        problems += [_problem(root, *_described(error)) for error in errors[:MAX_PROBLEMS]]
+        problems += [_problem(root, loc, message) for loc, message in _described(errors[:MAX_PROBLEMS])]
         if len(errors) > MAX_PROBLEMS:
-            problems.append(Problem("", root.line_of(()), f"{len(errors) - MAX_PROBLEMS} more problems are not listed"))
-        document, removed = _valid_part(plain, errors)
+            problems.append(Problem("", root.line, f"{len(errors) - MAX_PROBLEMS} more problems are not listed"))
+            raise PolicyInvalid(problems) from None
+        document = _valid_part(root.plain(), errors, removed)
     if document is not None:
-        problems += [_problem(root, loc, message) for loc, message in semantics.check(document, removed)]
-    if problems or document is None:
+        found = semantics.check(document, removed)
+        problems += [_problem(root, removed.in_file(loc), message) for loc, message in found]
+    if document is None or problems:
         raise PolicyInvalid(problems)
     return document
 
@@ -48,20 +52,29 @@ def _problem(root: yamltree.Node, loc: Loc, message: str) -> Problem:
     return Problem(path_of(loc), root.line_of(loc), message)
 
 
-def _described(error: ErrorDetails) -> tuple[Loc, str]:
-    loc, value = error["loc"], error["input"]
-    match error["type"]:
-        case "extra_forbidden":
+def _described(errors: list[ErrorDetails]) -> Iterator[tuple[Loc, str]]:
+    suggested: set[Loc] = set()
+    for error in errors:
+        if error["type"] == "extra_forbidden":
+            loc = error["loc"]
             known = _fields_at(loc[:-1])
-            return (loc, f"unknown field{did_you_mean(str(loc[-1]), known) or '; known here: ' + ', '.join(known)}")
-        case "missing":
-            return loc, "is required"
-        case "policy":
-            return _place(loc), error["msg"]
-        case "model_type" | "dict_type":
-            return loc, f"expected a mapping, got {shown(value)}"
-        case _:
-            return loc, f"expected a list, got {shown(value)}"
+            near = nearest(str(loc[-1]), known)
+            suggested.add((*loc[:-1], near or ""))
+            yield loc, f"unknown field, {f'did you mean {near!r}?' if near else 'known here: ' + ', '.join(known)}"
+    for error in errors:
+        loc, value = error["loc"], error["input"]
+        match error["type"]:
+            case "extra_forbidden":
+                continue
+            case "missing":
+                if loc not in suggested:  # else it is there, but misspelt
+                    yield loc, "is required"
+            case "policy":
+                yield _place(loc), error["msg"]
+            case "model_type" | "dict_type":
+                yield loc, f"expected a mapping, got {shown(value)}"
+            case _:
+                yield loc, f"expected a list, got {shown(value)}"
 
 
 def _place(loc: Loc) -> Loc:
@@ -83,34 +96,19 @@ def _fields_at(loc: Loc) -> list[str]:
     return list(kind.model_fields)
 
 
-def _valid_part(plain: Any, errors: Iterable[ErrorDetails]) -> tuple[PolicyDocument | None, semantics.Removed]:
-    """The document without its invalid places, and these places; no document when nothing is left to validate."""
-    removed: set[Loc] = set()
+def _valid_part(plain: object, errors: Iterable[ErrorDetails], removed: Removed) -> PolicyDocument | None:
+    """The document without its invalid places, which are added to `removed`; None when the whole is invalid."""
     while True:
-        for loc in sorted(map(_to_remove, errors), key=len, reverse=True):
-            if not loc:
-                return None, semantics.Removed(removed)
+        # All places of one round are those of one rest, so they are translated before any is taken out.
+        for loc in [removed.in_file(_to_remove(error)) for error in errors]:
             removed.add(loc)
-            _remove(plain, loc)
+        if removed.everything():
+            return None
         try:
-            return PolicyDocument.model_validate(plain), semantics.Removed(removed)
+            return PolicyDocument.model_validate(removed.rest_of(plain))
         except ValidationError as invalid:
             errors = invalid.errors(include_url=False)
 
 
 def _to_remove(error: ErrorDetails) -> Loc:
-    loc = _place(error["loc"])
-    if error["type"] == "missing":
-        loc = loc[:-1]
-    # An item is never taken out of its list, since those after it would move: the list goes whole.
-    while loc and isinstance(loc[-1], int):
-        loc = loc[:-1]
-    return loc
-
-
-def _remove(plain: Any, loc: Loc) -> None:
-    for part in loc[:-1]:
-        plain = plain.get(part) if isinstance(plain, Mapping) else plain[part]
-        if plain is None:  # a place above it is out already
-            return
-    plain.pop(loc[-1], None)
+    return error["loc"][:-1] if error["type"] == "missing" else _place(error["loc"])

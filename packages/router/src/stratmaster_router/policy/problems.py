@@ -63,10 +63,14 @@ def path_of(loc: Loc) -> str:
         if isinstance(part, int):
             text += f"[{part}]"
         else:
-            text += ("." if text else "") + (
-                part if _PLAIN_KEY.fullmatch(part) and not _looks_secret(part) else shown(part)
-            )
+            text += ("." if text else "") + _key(part)
     return text
+
+
+def _key(part: str) -> str:
+    if _looks_secret(part):
+        return "<hidden>"
+    return part if _PLAIN_KEY.fullmatch(part) else shown(part)
 
 
 def shown(value: object) -> str:
@@ -89,11 +93,17 @@ def shown(value: object) -> str:
     return quoted if len(text) <= _SHOWN else f"{quoted[:-1]}…{quoted[-1]}"
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """`, did you mean 'x'?` where `x` is the nearest of `known`, or an empty text when none is near."""
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """The one of `known` that `word` is likely a misspelling of."""
     by_lower = {name.lower(): name for name in known}
     near = difflib.get_close_matches(word[:80].lower(), by_lower, n=1, cutoff=0.6)
-    return f", did you mean {by_lower[near[0]]!r}?" if near else ""
+    return by_lower[near[0]] if near else None
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`, did you mean 'x'?` where `x` is the nearest of `known`, or an empty text when none is near."""
+    near = nearest(word, known)
+    return f", did you mean {near!r}?" if near else ""
 
 
 def _looks_secret(text: str) -> bool:

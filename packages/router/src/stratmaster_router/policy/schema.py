@@ -253,8 +253,8 @@ def _tidy(node: Any) -> None:
     if isinstance(node, dict):
         if isinstance(node.get("title"), str):
             del node["title"]
-        if node.get("default", ...) is None:
-            del node["default"]
+        if node.get("default", ...) is None or ("$ref" in node and "default" in node):
+            del node["default"]  # of a mapping: each of its fields says its own
         options = [option for option in node.get("anyOf", ()) if option != {"type": "null"}]
         if len(options) == 1:
             del node["anyOf"]

@@ -4,11 +4,12 @@ Runs on a document from which the invalid parts were taken out (`removed`), so t
 a check stays silent where its subject is among them.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 from stratmaster_router.policy.builtin import BUILTIN, reach
 from stratmaster_router.policy.problems import Loc, did_you_mean, shown
+from stratmaster_router.policy.removed import Removed
 from stratmaster_router.policy.schema import (
     PolicyDocument,
     ProviderSpec,
@@ -23,25 +24,6 @@ Found = tuple[Loc, str]
 """Where a problem stands, and its message."""
 
 
-class Removed:
-    """The places that were taken out because they are invalid by themselves."""
-
-    def __init__(self, locs: Iterable[Loc]) -> None:
-        self._locs = frozenset(locs)
-
-    def within(self, *loc: str | int) -> bool:
-        """Whether `loc`, or a part of it, is missing from the document though the file has it."""
-        return any(removed[: len(loc)] == loc or loc[: len(removed)] == removed for removed in self._locs)
-
-    def whole(self, section: str) -> bool:
-        """Whether all of `section` was taken out."""
-        return (section,) in self._locs
-
-    def names(self, section: str) -> set[str]:
-        """The keys of `section` that were taken out whole."""
-        return {str(loc[1]) for loc in self._locs if len(loc) == 2 and loc[0] == section}
-
-
 def check(document: PolicyDocument, removed: Removed) -> Iterator[Found]:
     """Every disagreement in the valid part of a document."""
     for name, provider in document.providers.items():
@@ -50,7 +32,7 @@ def check(document: PolicyDocument, removed: Removed) -> Iterator[Found]:
     for tenant, spec in document.tenants.items():
         for name, use in spec.providers.items():
             loc = ("tenants", tenant, "providers", name)
-            if not removed.whole("providers"):
+            if not removed.section("providers"):
                 yield from _known(loc, name, {*document.providers, *removed.names("providers")})
             yield from _tenant_provider(loc, use, removed)
 
@@ -127,7 +109,7 @@ def _service_accounts(spec: ServiceAccountsSpec, removed: Removed) -> Iterator[F
 def _repeated(loc: Loc, field: str, values: list[str]) -> Iterator[Found]:
     for index, value in enumerate(values):
         if value in values[:index]:
-            yield ((*loc, index, field), f"{shown(value)} is listed twice, first as {field} of [{values.index(value)}]")
+            yield (*loc, index, field), f"{shown(value)} is listed twice"
 
 
 def _known(loc: Loc, name: str, declared: set[str]) -> Iterator[Found]:
@@ -145,6 +127,5 @@ def _tenant_provider(loc: Loc, use: TenantProviderSpec, removed: Removed) -> Ite
 
 def _task(loc: Loc, spec: TaskSpec) -> Iterator[Found]:
     for index, model in enumerate(spec.fallbacks):
-        first = "default" if model == spec.default else f"fallbacks[{spec.fallbacks.index(model)}]"
-        if first != f"fallbacks[{index}]":
-            yield ((*loc, "fallbacks", index), f"{shown(model)} is listed twice in this task, first as {first}")
+        if model == spec.default or model in spec.fallbacks[:index]:
+            yield (*loc, "fallbacks", index), f"{shown(model)} is listed twice in this task"

@@ -83,7 +83,9 @@ def read(text: str) -> tuple[Node, list[Problem]]:
         return _Reader(text).document()
     except ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        raise PolicyInvalid([Problem("", line, f"not YAML: character {error.character!r} is not allowed")]) from None
+        raise PolicyInvalid(
+            [Problem("", line, f"not YAML: character U+{error.character:04X} is not allowed")]
+        ) from None
     except MarkedYAMLError as error:
         raise PolicyInvalid([_syntax(error)]) from None
     except YAMLError:
@@ -94,6 +96,8 @@ def _syntax(error: MarkedYAMLError) -> Problem:
     mark = error.problem_mark or error.context_mark
     line = mark.line + 1 if mark else 1
     message = f"not YAML: {' '.join(str(error.problem).split())}"
+    if "<block end>" in message:
+        message += "; check the indentation"
     if error.context and error.context_mark:
         message += f" ({error.context} that starts on line {error.context_mark.line + 1})"
     return Problem("", line, message)
@@ -180,9 +184,9 @@ class _Reader:
 
     @staticmethod
     def _key_name(key: Node) -> str:
-        if isinstance(key.value, (dict, list, bool, Nothing)):
-            return shown(key.value)
-        return str(key.value)
+        if isinstance(key.value, (dict, list)):
+            return "?"
+        return shown(key.value) if isinstance(key.value, (bool, Nothing)) else str(key.value)
 
     @staticmethod
     def _key_advice(key: Node) -> str:

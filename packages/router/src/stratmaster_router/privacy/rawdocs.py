@@ -53,7 +53,7 @@ def _parts(parts: list[Any]) -> tuple[str | None, int]:
     longest = 0
     for part in parts:
         kind = part.get("type") if type(part) is dict else None
-        if kind == "text" or kind == "refusal":
+        if kind in ("text", "refusal"):
             text = part.get(kind)
             if type(text) is str:
                 longest = max(longest, len(text))

@@ -20,7 +20,10 @@ _CODES = {
 
 
 class Attempt(Struct, frozen=True):
-    """One try of one hop: `status` is the upstream's, `code` is None where it succeeded, `retry_after` is in seconds."""
+    """One try of one hop.
+
+    `status` is the upstream's, `code` is None where it succeeded, `retry_after` is in seconds.
+    """
 
     provider: str
     model: str

@@ -21,17 +21,13 @@ from stratmaster_router.domain.routing import Decision, Endpoint, Hop
 from stratmaster_router.domain.usage import Usage
 from stratmaster_router.upstream.attempts import CLIENT_FAULTS, Attempt, failure_code, next_hop, shortest_wait
 from stratmaster_router.upstream.client import Misconfigured, Upstreams
+from stratmaster_router.upstream.stream import NETWORK_FAILURES, UpstreamStream
 from stratmaster_router.upstream.watch import PhaseExpired, Watch
 from stratmaster_router.wire.answer import BadAnswer, StreamReader, read_answer
 from stratmaster_router.wire.envelope import Envelope
 
 LARGEST_ANSWER = 128 * 1024 * 1024  # bytes of an answer that is held in memory until it is whole
 _LARGEST_ERROR = 64 * 1024
-_KEEP_ALIVE = 15.0
-# After [DONE] only the end of the HTTP message is awaited, so that the connection can be used again.
-_LAST_BYTES = 1.0
-
-_NETWORK_FAILURES = (aiohttp.ClientError, OSError, TimeoutError)
 
 
 class Reply(Struct):
@@ -41,7 +37,7 @@ class Reply(Struct):
     content_type: bytes
     body: bytes | None = None
     usage: Usage | None = None
-    stream: "UpstreamStream | None" = None
+    stream: UpstreamStream | None = None
 
 
 class _HopFailed(Exception):
@@ -133,7 +129,7 @@ async def _try(
             return await _begin_stream(response, hop, envelope, watch)
         answer = await _read_whole(response)
         return Reply(hop, _content_type(response), answer, read_answer(endpoint, answer))
-    except BaseException as failure:
+    except BaseException as failure:  # noqa: BLE001  # cancellation too; all of it is raised on, translated
         # Closing the connection is what cancels the request at the upstream.
         if response is not None:
             response.close()
@@ -165,7 +161,7 @@ def _meaning(failure: BaseException, response: ClientResponse | None, watch: Wat
         return _HopFailed("upstream_connect_timeout")
     if isinstance(failure, aiohttp.ClientConnectorError):
         return _HopFailed("upstream_connect_failed")
-    if isinstance(failure, _NETWORK_FAILURES):
+    if isinstance(failure, NETWORK_FAILURES):
         return _HopFailed("upstream_disconnected", status)
     return failure
 
@@ -240,11 +236,12 @@ def _retry_after(response: ClientResponse) -> float | None:
 
 def _exhausted(attempts: list[Attempt]) -> AllProvidersUnavailable:
     return AllProvidersUnavailable(
-        "No provider for this task could answer. Use cached recommendations, or try again after the time in retry-after.",
+        "No provider for this task could answer. Use cached recommendations, or try again after retry-after.",
         shortest_wait(attempts),
         {
             "attempts": [
-                {"provider": a.provider, "model": a.model, "status": a.status, "code": a.code, "ms": a.ms} for a in attempts
+                {"provider": a.provider, "model": a.model, "status": a.status, "code": a.code, "ms": a.ms}
+                for a in attempts
             ],
             "fallback": {
                 "action": "use_cached_recommendations",
@@ -252,81 +249,3 @@ def _exhausted(attempts: list[Attempt]) -> AllProvidersUnavailable:
             },
         },
     )
-
-
-class UpstreamStream:
-    """The events of a streaming answer, whole and byte for byte, after the first one has been held back."""
-
-    def __init__(self, response: ClientResponse, watch: Watch, idle: float, reader: StreamReader) -> None:
-        self._response = response
-        self._read = response.content.readany
-        self._watch = watch
-        self._idle = idle
-        self._reader = reader
-        self._held = b""
-        self._waited = 0.0
-        self._ended = False
-
-    @property
-    def usage(self) -> Usage | None:
-        """The usage that the upstream has reported so far."""
-        return self._reader.usage
-
-    async def hold_first_event(self) -> None:
-        """Wait for the first event that carries data. Raises `StreamBroken` and what reading raises."""
-        while not self._reader.started:
-            data = await self._read()
-            self._held += self._reader.feed(data) if data else self._end()
-
-    async def next(self) -> bytes:
-        """The next bytes for the client, in whole events or a keep-alive comment; empty at the end.
-
-        Raises `StreamBroken`, `DeadlineExceeded`, `ClientDisconnected`. After any of them the upstream is cancelled.
-        """
-        if self._held:
-            held, self._held = self._held, b""
-            return held
-        if self._ended:
-            return b""
-        try:
-            return await self._next()
-        except BaseException as failure:
-            self._ended = True
-            self._response.close()
-            if self._reader.complete and isinstance(failure, (PhaseExpired, StreamBroken, *_NETWORK_FAILURES)):
-                return b""
-            if isinstance(failure, _NETWORK_FAILURES):
-                raise self._reader.truncated() from None
-            raise
-
-    async def _next(self) -> bytes:
-        while True:
-            wait = _LAST_BYTES if self._reader.complete else min(_KEEP_ALIVE, self._idle - self._waited)
-            self._watch.phase(wait)
-            try:
-                data = await self._read()
-            except asyncio.CancelledError as cancelled:
-                return self._interrupted(self._watch.interruption(cancelled), wait)
-            self._waited = 0.0
-            events = self._reader.feed(data) if data else self._end()
-            if events or self._ended:
-                # Until the next read only the total deadline runs: a client that reads slowly is no stalled upstream.
-                self._watch.rest()
-                return events
-
-    def _interrupted(self, meant: BaseException, waited: float) -> bytes:
-        if not isinstance(meant, PhaseExpired) or self._reader.complete:
-            raise meant
-        self._waited += waited
-        if self._waited >= self._idle:
-            raise StreamBroken("upstream_stream_stalled", "The provider's stream stood still for too long.")
-        return b": keep-alive\n\n"
-
-    def _end(self) -> bytes:
-        self._ended = True
-        return self._reader.end()
-
-    def close(self) -> None:
-        """Let the upstream go: its connection is used again where the stream was read to its end, else closed."""
-        if not self._ended:
-            self._response.close()

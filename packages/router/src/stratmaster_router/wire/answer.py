@@ -42,7 +42,9 @@ def read_answer(endpoint: Endpoint, body: bytes) -> Usage | None:
     try:
         answer = _decode_whole(body)
     except (msgspec.DecodeError, RecursionError):
-        raise BadAnswer("upstream_invalid_response", "The provider's answer is not the JSON that it should be.") from None
+        raise BadAnswer(
+            "upstream_invalid_response", "The provider's answer is not the JSON that it should be."
+        ) from None
     if answer.error and answer.error != _NULL:
         raise BadAnswer("upstream_error_in_body", "The provider answered with an error in a success.")
     if (answer.data if endpoint is Endpoint.EMBEDDINGS else answer.choices) is None:

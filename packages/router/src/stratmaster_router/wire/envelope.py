@@ -34,7 +34,7 @@ class Envelope(Struct, frozen=True):
         if self.stream and not self.wants_usage:
             changes.append(self._ask_for_usage())
             changes.sort()
-        parts = []
+        parts: list[str] = []
         at = 0
         for begin, end, replacement in changes:
             parts += (self.text[at:begin], replacement)

@@ -102,7 +102,7 @@ def _members(text: str) -> tuple[dict[str, Any], dict[str, tuple[int, int]]]:
 
 
 def _next(text: str, at: int) -> int:
-    """The first place from `at` on that is not white space; reading there raises IndexError where the text has ended."""
+    """The first place from `at` on that is not white space; reading there may raise IndexError."""
     return _spaces(text, at).end()  # type: ignore[union-attr]  # the pattern matches everywhere
 
 

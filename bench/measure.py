@@ -1,0 +1,202 @@
+"""What is measured of each participant, in which order."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from . import gateways, proctree, sse_client, upstreams
+from .gateways import Gateway, Started
+from .load import Target, chat_body, wrk
+from .servers import NotStarted, Server, get
+from .sse_client import Stream
+
+DIRECT = "direct"
+SMALL_BYTES = 300
+LARGE_BYTES = 32 * 1024
+CONNECTIONS = 32
+STREAMS = 64
+CROWD = 1000
+_WARM_UP_S = 1.0
+_WARM_UP_REQUESTS = 200
+_WARM_UP_MAX_S = 10.0
+
+Values = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Options:
+    rounds: int = 5
+    seconds: float = 6.0
+    pace_ms: float = 10.0
+    crowd_pace_ms: float = 100.0
+
+
+@dataclass
+class Results:
+    """Raw values: one mapping of metrics per participant and round, empty where a round failed."""
+
+    rounds: dict[str, list[Values]] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
+    crowd: Values = field(default_factory=dict)
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The nearest-rank percentile of values that need not be sorted."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+class Bench:
+    """One benchmark run: the upstreams are up for as long as this is used."""
+
+    def __init__(self, options: Options, cache: Path, scratch: Path, say: Callable[[str], None]) -> None:
+        self._options = options
+        self._cache = cache
+        self._scratch = scratch
+        self._say = say
+        self.results = Results()
+
+    def run(self, chosen: Sequence[Gateway]) -> None:
+        """Visit every participant in every round (A B C, A B C, …), so that drift of the machine hits all alike."""
+        with (
+            upstreams.static(self._scratch) as plain,
+            upstreams.paced(self._scratch, self._options.pace_ms) as paced,
+        ):
+            for number in range(1, self._options.rounds + 1):
+                self._visit(DIRECT, number, lambda: self._direct(plain, paced))
+                for gateway in chosen:
+                    if gateway.name not in self.results.skipped:
+                        self._visit(gateway.name, number, lambda it=gateway: self._gateway(it, plain, paced))  # type: ignore[misc]
+
+    def run_crowd(self, gateway: Gateway) -> None:
+        """CROWD streams at once through the gateway, each compared with what the upstream sent."""
+        with upstreams.paced(self._scratch, self._options.crowd_pace_ms) as paced:
+            try:
+                with gateways.started(gateway, paced, self._cache, self._scratch, stream=True) as up:
+                    self._say(f"{CROWD} streams at once through {gateway.name}")
+                    self.results.crowd = self._crowd(up, paced)
+            except NotStarted as reason:
+                self._say(f"  skipped: {reason}")
+
+    def _visit(self, name: str, number: int, measure: Callable[[], Values]) -> None:
+        self._say(f"round {number}/{self._options.rounds}: {name}")
+        values: Values = {}
+        try:
+            values = measure()
+        except (NotStarted, subprocess.SubprocessError) as reason:
+            # What cannot be started now will not be in the next round; a lost load run may.
+            if isinstance(reason, NotStarted):
+                self.results.skipped[name] = str(reason)
+            self._say(f"  failed: {reason}")
+        self.results.rounds.setdefault(name, []).append(values)
+
+    def _direct(self, plain: Server, paced: Server) -> Values:
+        headers = {"Content-Type": "application/json"}
+        chat = Started(plain, Target(plain.port, headers), upstreams.MODEL)
+        stream = Started(paced, Target(paced.port, headers), upstreams.MODEL)
+        values = self._answers(chat) | self._streams(stream, paced)
+        # Those are the upstream's own, which are no part of the comparison.
+        return {name: value for name, value in values.items() if "_cpu_us" not in name and "rss" not in name}
+
+    def _gateway(self, gateway: Gateway, plain: Server, paced: Server) -> Values:
+        with gateways.started(gateway, plain, self._cache, self._scratch) as up:
+            values = {"cold_start_s": up.server.cold_start_s, "rss_idle_mb": self._rss(up)} | self._answers(up)
+        if gateway.streams:
+            with gateways.started(gateway, paced, self._cache, self._scratch, stream=True) as up:
+                values |= self._streams(up, paced)
+        return values
+
+    def _rss(self, up: Started) -> float:
+        return proctree.memory(up.server.pid).largest_rss_mb
+
+    def _answers(self, up: Started) -> Values:
+        small = self._body(up, SMALL_BYTES)
+        self._warm_up(up, small)
+        values = self._loaded(up, small, CONNECTIONS, "c32")
+        values |= self._loaded(up, small, 1, "c1")
+        values |= self._loaded(up, self._body(up, LARGE_BYTES), CONNECTIONS, "large")
+        memory = proctree.memory(up.server.pid)
+        return values | {"rss_loaded_mb": memory.largest_rss_mb, "tree_pss_mb": memory.total_pss_mb}
+
+    def _body(self, up: Started, size: int) -> Path:
+        path = self._scratch / f"{up.model}-{size}.json"
+        path.write_bytes(chat_body(up.model, size))
+        return path
+
+    def _warm_up(self, up: Started, body: Path) -> None:
+        """Load until caches, pools and lazy imports have settled; a slow gateway is given longer."""
+        began, requests = time.monotonic(), 0
+        while requests < _WARM_UP_REQUESTS and time.monotonic() - began < _WARM_UP_MAX_S:
+            requests += wrk(up.target, body, CONNECTIONS, _WARM_UP_S).requests
+
+    def _loaded(self, up: Started, body: Path, connections: int, prefix: str) -> Values:
+        before = proctree.cpu_seconds(up.server.pid)
+        load = wrk(up.target, body, connections, self._options.seconds)
+        used = proctree.cpu_seconds(up.server.pid) - before
+        values = {"rps": load.rate, "p50_ms": load.p50_ms, "p99_ms": load.p99_ms, "errors": float(load.errors)}
+        if load.requests:
+            values["cpu_us"] = used / load.requests * 1e6
+        return {f"{prefix}_{name}": value for name, value in values.items()}
+
+    def _streams(self, up: Started, upstream: Server) -> Values:
+        pace_s = self._options.pace_ms / 1000
+
+        def body(user: str) -> bytes:
+            return chat_body(up.model, SMALL_BYTES, stream_as=user)
+
+        sse_client.run(up.target, body, STREAMS // 4, _WARM_UP_S, spread_s=pace_s, mark="w")
+        before = proctree.cpu_seconds(up.server.pid)
+        # Spread over one pace, so that the chunks of different streams do not come in step.
+        streams = sse_client.run(up.target, body, STREAMS, self._options.seconds, spread_s=pace_s)
+        used = proctree.cpu_seconds(up.server.pid) - before
+        first = [s.first_event_s * 1000 for s in streams if s.first_event_s is not None]
+        chunks = sum(s.chunks for s in streams)
+        if not first or not chunks:
+            return {}
+        identical, complete = _compare(streams, upstream)
+        return {
+            "stream_first_p50_ms": percentile(first, 0.50),
+            "stream_first_p99_ms": percentile(first, 0.99),
+            "stream_cpu_us": used / chunks * 1e6,
+            "stream_chunks_per_s": chunks / self._options.seconds,
+            "stream_complete": float(complete),
+            "stream_identical": float(identical),
+        }
+
+    def _crowd(self, up: Started, upstream: Server) -> Values:
+        def body(user: str) -> bytes:
+            return chat_body(up.model, SMALL_BYTES, stream_as=user)
+
+        ideal_s = 200 * self._options.crowd_pace_ms / 1000
+        before, began = proctree.cpu_seconds(up.server.pid), time.monotonic()
+        streams = sse_client.run(
+            up.target, body, CROWD, seconds=3 * ideal_s + 30, spread_s=2.0, per_connection=1, mark="crowd-"
+        )
+        took = time.monotonic() - began
+        used = proctree.cpu_seconds(up.server.pid) - before
+        first = [s.first_event_s * 1000 for s in streams if s.first_event_s is not None] or [float("nan")]
+        identical, complete = _compare(streams, upstream)
+        return {
+            "streams": float(CROWD),
+            "complete": float(complete),
+            "identical": float(identical),
+            "seconds": took,
+            "cpu_us_per_chunk": used / max(1, sum(s.chunks for s in streams)) * 1e6,
+            "first_p50_ms": statistics.median(first),
+            "first_p99_ms": percentile(first, 0.99),
+            "rss_loaded_mb": self._rss(up),
+        }
+
+
+def _compare(streams: Sequence[Stream], upstream: Server) -> tuple[int, int]:
+    """How many streams are byte for byte what the upstream says it sent, and how many are complete."""
+    received = get(upstream.port, "/sent", timeout=10)[1].partition(b"\r\n\r\n")[2]
+    sent: dict[str, str] = json.loads(received)
+    complete = [stream for stream in streams if stream.complete]
+    return sum(stream.digest == sent.get(stream.user) for stream in complete), len(complete)

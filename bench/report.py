@@ -1,0 +1,197 @@
+"""From raw values to medians, ratios, verdicts, Markdown and JSON."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+
+from .gateways import ROUTER
+from .measure import DIRECT, Results, Values
+
+
+@dataclass(frozen=True)
+class Spread:
+    median: float
+    low: float
+    high: float
+
+    def text(self, digits: int) -> str:
+        if self.low == self.high:
+            return f"{self.median:,.{digits}f}"
+        return f"{self.median:,.{digits}f} ({self.low:,.{digits}f}–{self.high:,.{digits}f})"
+
+
+@dataclass(frozen=True)
+class Column:
+    metric: str
+    title: str
+    digits: int = 0
+
+
+# Metrics named added_* are differences with `direct` in the same round.
+TABLES: dict[str, list[Column]] = {
+    "Answers of 0.5 KB to requests of 0.3 KB, 32 connections": [
+        Column("c32_rps", "requests/s"),
+        Column("c32_cpu_us", "CPU µs/request"),
+        Column("added_c32_p50_ms", "added p50 ms", 2),
+        Column("added_c32_p99_ms", "added p99 ms", 2),
+        Column("c32_errors", "errors"),
+    ],
+    "The same at one connection": [
+        Column("c1_rps", "requests/s"),
+        Column("added_c1_p50_ms", "added p50 ms", 3),
+        Column("added_c1_p99_ms", "added p99 ms", 3),
+    ],
+    "Requests of 32 KB, 32 connections": [
+        Column("large_rps", "requests/s"),
+        Column("large_cpu_us", "CPU µs/request"),
+        Column("added_large_p50_ms", "added p50 ms", 2),
+        Column("added_large_p99_ms", "added p99 ms", 2),
+        Column("large_errors", "errors"),
+    ],
+    "Streams: 64 at once, a chunk each 10 ms": [
+        Column("stream_cpu_us", "CPU µs/chunk", 1),
+        Column("added_stream_first_p50_ms", "added time to first event p50 ms", 2),
+        Column("added_stream_first_p99_ms", "p99 ms", 2),
+        Column("stream_chunks_per_s", "chunks/s"),
+        Column("identical_share", "identical to upstream's bytes, %"),
+    ],
+    "Process": [
+        Column("cold_start_s", "cold start s", 2),
+        Column("rss_idle_mb", "RSS of largest process MB, idle"),
+        Column("rss_loaded_mb", "after load"),
+        Column("tree_pss_mb", "whole tree (PSS) MB, after load"),
+    ],
+}
+_DIFFERENCES = ("c32_p50_ms", "c32_p99_ms", "c1_p50_ms", "c1_p99_ms", "large_p50_ms", "large_p99_ms")
+_STREAM_DIFFERENCES = ("stream_first_p50_ms", "stream_first_p99_ms")
+
+
+def _derived(values: Values, direct: Values) -> Values:
+    """The round's values, with what the gateway adds to the direct way in the same round."""
+    added = {
+        f"added_{metric}": values[metric] - direct[metric]
+        for metric in _DIFFERENCES + _STREAM_DIFFERENCES
+        if metric in values and metric in direct
+    }
+    if values.get("stream_complete"):
+        added["identical_share"] = 100 * values["stream_identical"] / values["stream_complete"]
+    return values | added
+
+
+def summary(results: Results) -> dict[str, dict[str, Spread]]:
+    """Per participant and metric: the median over rounds, the least and the greatest value."""
+    direct = results.rounds.get(DIRECT, [])
+    spreads: dict[str, dict[str, Spread]] = {}
+    for name, rounds in results.rounds.items():
+        gathered: dict[str, list[float]] = {}
+        for values, reference in zip(rounds, direct, strict=False):
+            for metric, value in (values if name == DIRECT else _derived(values, reference)).items():
+                gathered.setdefault(metric, []).append(value)
+        spreads[name] = {m: Spread(statistics.median(v), min(v), max(v)) for m, v in gathered.items()}
+    return spreads
+
+
+def ratio(results: Results, name: str, other: str, metric: str) -> float | None:
+    """The median of the ratios within each round: what slowed a whole round cancels out."""
+    pairs = zip(results.rounds.get(name, []), results.rounds.get(other, []), strict=False)
+    ratios = [a[metric] / b[metric] for a, b in pairs if metric in a and b.get(metric)]
+    return statistics.median(ratios) if ratios else None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    what: str
+    value: float | None
+    must: str
+    aim: str
+    verdict: str
+
+
+def _judge(what: str, value: float | None, sense: str, must: float, aim: float | None, unit: str = "") -> Verdict:
+    def holds(bound: float) -> bool:
+        assert value is not None
+        return value <= bound if sense == "≤" else value >= bound
+
+    if value is None or math.isnan(value):
+        verdict = "not measured"
+    elif not holds(must):
+        verdict = "MISSED"
+    else:
+        verdict = "aim reached" if aim is not None and holds(aim) else "reached"
+    return Verdict(what, value, f"{sense} {must:g}{unit}", f"{sense} {aim:g}{unit}" if aim is not None else "", verdict)
+
+
+def verdicts(results: Results) -> list[Verdict]:
+    """The promises, judged by this run alone."""
+    router = summary(results).get(ROUTER, {})
+    crowd = results.crowd
+
+    def median(metric: str) -> float | None:
+        return router[metric].median if metric in router else None
+
+    worst_rss = max((v for v in (median("rss_idle_mb"), median("rss_loaded_mb")) if v is not None), default=None)
+    return [
+        _judge("CPU per request ÷ smg's", ratio(results, ROUTER, "smg", "c32_cpu_us"), "≤", 1.15, 1.0),
+        _judge("requests/s, 1 worker ÷ smg's (2 threads)", ratio(results, ROUTER, "smg", "c32_rps"), "≥", 0.65, None),
+        _judge("requests/s, 2 workers ÷ smg's", ratio(results, "router-2w", "smg", "c32_rps"), "≥", 0.65, 1.0),
+        _judge("requests/s, 1 worker ÷ LiteLLM's", ratio(results, ROUTER, "litellm", "c32_rps"), "≥", 60, 120),
+        _judge("added p99 at one connection", median("added_c1_p99_ms"), "≤", 0.6, 0.3, " ms"),
+        _judge("CPU per SSE chunk", median("stream_cpu_us"), "≤", 25, 15, " µs"),
+        _judge("1,000 concurrent streams, byte-identical", crowd.get("identical"), "≥", 1000, None),
+        _judge("RSS per worker", worst_rss, "≤", 110, 80, " MB"),
+        _judge("cold start to healthy", median("cold_start_s"), "≤", 1.5, 0.8, " s"),
+    ]
+
+
+def _table(header: list[str], rows: list[list[str]]) -> str:
+    lines = ["| " + " | ".join(row) + " |" for row in (header, *rows)]
+    lines.insert(1, "| --- |" + " ---: |" * (len(header) - 1))
+    return "\n".join(lines)
+
+
+def _verdict_table(judged: list[Verdict]) -> str:
+    rows = [[v.what, "–" if v.value is None else f"{v.value:,.2f}", v.must, v.aim, v.verdict] for v in judged]
+    return _table(["must reach", "this run", "must", "aim", "verdict"], rows)
+
+
+def markdown(results: Results, machine: Mapping[str, str], descriptions: Mapping[str, str]) -> str:
+    """The whole report; medians of the rounds, least–greatest in brackets."""
+    spreads = summary(results)
+    parts = ["# Benchmark", "\n".join(f"- {name}: {value}" for name, value in machine.items())]
+    parts += ["## Verdicts", _verdict_table(verdicts(results))]
+    for title, columns in TABLES.items():
+        cell: Callable[[str, Column], str] = lambda name, c: (  # noqa: E731 – one expression, used once
+            spreads[name][c.metric].text(c.digits) if c.metric in spreads[name] else "–"
+        )
+        measured = [name for name in spreads if any(c.metric in spreads[name] for c in columns)]
+        rows = [[name, *(cell(name, column) for column in columns)] for name in measured]
+        parts += [f"## {title}", _table(["", *(column.title for column in columns)], rows)]
+    if results.crowd:
+        c = results.crowd
+        parts += [
+            "## 1,000 concurrent streams of 200 chunks through the router",
+            f"{c['complete']:.0f} complete, {c['identical']:.0f} byte-identical to what the upstream sent, in "
+            f"{c['seconds']:.1f} s; {c['cpu_us_per_chunk']:.1f} CPU µs per chunk; first event after "
+            f"{c['first_p50_ms']:.1f} ms (p50), {c['first_p99_ms']:.1f} ms (p99); RSS {c['rss_loaded_mb']:.0f} MB.",
+        ]
+    parts += ["## Participants", "\n".join(f"- **{name}**: {what}" for name, what in descriptions.items())]
+    if results.skipped:
+        parts += ["## Skipped", "\n".join(f"- **{name}**: {why}" for name, why in results.skipped.items())]
+    return "\n\n".join(parts) + "\n"
+
+
+def as_json(results: Results, machine: Mapping[str, str], descriptions: Mapping[str, str]) -> dict[str, object]:
+    """Everything: raw values, medians and verdicts."""
+    return {
+        "machine": dict(machine),
+        "participants": dict(descriptions),
+        "verdicts": [asdict(verdict) for verdict in verdicts(results)],
+        "summary": {
+            name: {metric: asdict(spread) for metric, spread in spreads.items()}
+            for name, spreads in summary(results).items()
+        },
+        **asdict(results),
+    }

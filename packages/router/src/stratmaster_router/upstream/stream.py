@@ -1,0 +1,95 @@
+"""A streaming answer on its way through."""
+
+import asyncio
+
+import aiohttp
+from aiohttp import ClientResponse
+
+from stratmaster_router.domain.errors import StreamBroken
+from stratmaster_router.domain.usage import Usage
+from stratmaster_router.upstream.watch import PhaseExpired, Watch
+from stratmaster_router.wire.answer import StreamReader
+
+NETWORK_FAILURES = (aiohttp.ClientError, OSError, TimeoutError)
+
+_KEEP_ALIVE = 15.0
+# After [DONE] only the end of the HTTP message is awaited, so that the connection can be used again.
+_LAST_BYTES = 1.0
+
+
+class UpstreamStream:
+    """The events of a streaming answer, whole and byte for byte, after the first one has been held back."""
+
+    def __init__(self, response: ClientResponse, watch: Watch, idle: float, reader: StreamReader) -> None:
+        self._response = response
+        self._read = response.content.readany
+        self._watch = watch
+        self._idle = idle
+        self._reader = reader
+        self._held = b""
+        self._waited = 0.0
+        self._ended = False
+
+    @property
+    def usage(self) -> Usage | None:
+        """The usage that the upstream has reported so far."""
+        return self._reader.usage
+
+    async def hold_first_event(self) -> None:
+        """Wait for the first event that carries data. Raises `StreamBroken` and what reading raises."""
+        while not self._reader.started:
+            data = await self._read()
+            self._held += self._reader.feed(data) if data else self._end()
+
+    async def next(self) -> bytes:
+        """The next bytes for the client, in whole events or a keep-alive comment; empty at the end.
+
+        Raises `StreamBroken`, `DeadlineExceeded`, `ClientDisconnected`. After any of them the upstream is cancelled.
+        """
+        if self._held:
+            held, self._held = self._held, b""
+            return held
+        if self._ended:
+            return b""
+        try:
+            return await self._next()
+        except BaseException as failure:
+            self._ended = True
+            self._response.close()
+            if self._reader.complete and isinstance(failure, (PhaseExpired, StreamBroken, *NETWORK_FAILURES)):
+                return b""
+            if isinstance(failure, NETWORK_FAILURES):
+                raise self._reader.truncated() from None
+            raise
+
+    async def _next(self) -> bytes:
+        while True:
+            wait = _LAST_BYTES if self._reader.complete else min(_KEEP_ALIVE, self._idle - self._waited)
+            self._watch.phase(wait)
+            try:
+                data = await self._read()
+            except asyncio.CancelledError as cancelled:
+                return self._interrupted(self._watch.interruption(cancelled), wait)
+            self._waited = 0.0
+            events = self._reader.feed(data) if data else self._end()
+            if events or self._ended:
+                # Until the next read only the total deadline runs: a client that reads slowly is no stalled upstream.
+                self._watch.rest()
+                return events
+
+    def _interrupted(self, meant: BaseException, waited: float) -> bytes:
+        if not isinstance(meant, PhaseExpired) or self._reader.complete:
+            raise meant
+        self._waited += waited
+        if self._waited >= self._idle:
+            raise StreamBroken("upstream_stream_stalled", "The provider's stream stood still for too long.")
+        return b": keep-alive\n\n"
+
+    def _end(self) -> bytes:
+        self._ended = True
+        return self._reader.end()
+
+    def close(self) -> None:
+        """Let the upstream go: its connection is used again where the stream was read to its end, else closed."""
+        if not self._ended:
+            self._response.close()
