@@ -103,7 +103,7 @@ HEADERS = {
 }
 ROLES = ("developer", "system", "user", "assistant", "tool", "function")
 ERROR_CODES = {401: "invalid_api_key", 404: "model_not_found", 429: "rate_limit_exceeded"}
-MARK = "\0"  # stands for the text in a chunk's template; as JSON it is \u0000, which no model name can hold
+MARK = "\0"  # stands for the text in the template of a chunk, where it is the last one
 
 
 class Problem(Exception):

@@ -64,6 +64,7 @@ WEATHER: JSON = {
 
 @pytest_asyncio.fixture
 async def address() -> AsyncIterator[str]:
+    """The base address of a mock of this test's own."""
     runner, address = await mock.start(mock.create_app())
     yield address
     await runner.cleanup()
@@ -71,6 +72,7 @@ async def address() -> AsyncIterator[str]:
 
 @pytest_asyncio.fixture
 async def client(address: str) -> AsyncIterator[openai.AsyncOpenAI]:
+    """The official client, without its retries."""
     async with openai.AsyncOpenAI(base_url=f"{address}/v1", api_key="sk-test", max_retries=0) as client:
         yield client
 
@@ -88,6 +90,7 @@ class Raw:
 async def connect(
     address: str, path: str, body: object, headers: dict[str, str] | None = None, method: str = "POST"
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A connection with one request written to it."""
     host, port = address.removeprefix("http://").split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
@@ -130,17 +133,20 @@ async def raw(
 
 
 async def chat(address: str, model: str = "m", stream: bool = False, headers: dict[str, str] | None = None) -> Raw:
+    """The answer to `hi` from a model of this name."""
     answer = await raw(address, "/v1/chat/completions", {"model": model, "messages": HI, "stream": stream}, headers)
     assert isinstance(answer, Raw)
     return answer
 
 
 async def get(address: str, path: str, method: str = "GET") -> Any:
+    """The JSON of one of the endpoints for tests."""
     async with aiohttp.ClientSession() as session, session.request(method, address + path) as response:
         return await response.json()
 
 
 async def last(address: str) -> Any:
+    """The record of the latest request."""
     return (await get(address, "/mock/requests"))["requests"][-1]
 
 

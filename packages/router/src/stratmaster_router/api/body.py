@@ -14,7 +14,7 @@ from stratmaster_router.upstream.watch import PhaseExpired, Watch
 
 
 def check_media_type(headers: Mapping[bytes, bytes]) -> None:
-    """Raises `UnsupportedMediaType` unless the body is declared as plain JSON. A missing declaration is taken for it."""
+    """Raises `UnsupportedMediaType` unless the body is declared as plain JSON, or not declared at all."""
     declared = headers.get(b"content-type", b"application/json")
     if declared != b"application/json":
         media_type = declared.partition(b";")[0].strip().lower()

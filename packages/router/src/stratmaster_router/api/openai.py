@@ -13,7 +13,7 @@ from stratmaster_router.domain.routing import Decision, Endpoint, Hop
 from stratmaster_router.gateway.pipeline import Gateway
 from stratmaster_router.gateway.settlement import Settlement
 from stratmaster_router.gateway.stages import Answered
-from stratmaster_router.upstream.execute import UpstreamStream
+from stratmaster_router.upstream.stream import UpstreamStream
 from stratmaster_router.upstream.watch import Watch, Watchdog
 
 log = structlog.stdlib.get_logger("stratmaster_router")

@@ -49,12 +49,14 @@ def _expected(what: str, value: object) -> NoReturn:
 
 
 def boolean(value: object) -> bool:
+    """Exactly true or false."""
     if not isinstance(value, bool):
         _expected("true or false", value)
     return value
 
 
 def version(value: object) -> int:
+    """The version of the file's shape."""
     if isinstance(value, bool) or value != 1 or not isinstance(value, int):
         _expected("1, the only version", value)
     return value
@@ -98,6 +100,7 @@ def matching(pattern: str, what: str) -> Callable[[object], str]:
 
 
 def name(value: object) -> str:
+    """A name that can stand in a metric's label and in a header: of a tenant, a provider or a task."""
     if isinstance(value, str) and "/" in value:
         fail("a name may not contain '/', which separates a provider from a model")
     return _NAME(value)
@@ -177,6 +180,7 @@ def base_url(value: object) -> str:
 
 
 def https_url(value: object) -> str:
+    """An address as `base_url`, with TLS."""
     url = base_url(value)
     if not url.startswith("https://"):
         fail(f"expected an https:// address, got {shown(value)}")

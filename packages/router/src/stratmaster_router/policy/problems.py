@@ -54,7 +54,7 @@ class PolicyInvalid(Exception):
 
 
 def path_of(loc: Loc) -> str:
-    """`loc` as a reader writes it. A key below `api_key` other than `env` and `file` may be a secret: it is left out."""
+    """`loc` as one writes it. A key below `api_key` other than `env` and `file` is left out: it may be a secret."""
     if "api_key" in loc:
         end = loc.index("api_key") + 1
         loc = loc[: end + 1] if loc[end : end + 1] in (("env",), ("file",)) else loc[:end]

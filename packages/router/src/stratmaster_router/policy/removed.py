@@ -1,4 +1,4 @@
-"""The invalid places of a document, so that its valid rest can still be checked and all problems be reported at once."""
+"""The invalid places of a document, so that its valid rest can be checked too and all problems be reported at once."""
 
 from stratmaster_router.policy.problems import Loc
 
@@ -27,15 +27,17 @@ class Removed:
         """Where `loc` of the rest stands in the file."""
         result: Loc = ()
         for part in loc:
-            if isinstance(part, int):
-                index = -1
-                for _ in range(part + 1):
-                    index += 1
-                    while (*result, index) in self._locs:
-                        index += 1
-                part = index
-            result = (*result, part)
+            result = (*result, self._item(result, part) if isinstance(part, int) else part)
         return result
+
+    def _item(self, items: Loc, place: int) -> int:
+        """The index in the file of the item that is number `place` of those left in the list at `items`."""
+        index = -1
+        for _ in range(place + 1):
+            index += 1
+            while (*items, index) in self._locs:
+                index += 1
+        return index
 
     def everything(self) -> bool:
         """Whether there is no rest."""

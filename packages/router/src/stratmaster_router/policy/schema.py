@@ -7,6 +7,7 @@ both. Durations are held as seconds, money as US dollars in Decimal.
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema
+from pydantic.config import JsonDict
 
 from stratmaster_router.policy.fields import (
     BaseUrl,
@@ -29,6 +30,10 @@ from stratmaster_router.policy.fields import (
 )
 
 SCHEMA_ID = "https://stratmaster.dev/schemas/models-policy.json"
+
+
+_CLOSED: JsonDict = {"additionalProperties": False}
+"""For a mapping by name, whose schema otherwise lets through each key that is no name."""
 
 
 class Spec(BaseModel):
@@ -214,7 +219,7 @@ class TenantProviderSpec(Spec):
     """What a tenant may use of one provider."""
 
     enabled: Boolean = True
-    models: dict[Name, TaskSpec] = {}
+    models: dict[Name, TaskSpec] = Field({}, json_schema_extra=_CLOSED)
     """Tasks, each with its models."""
     privacy: PrivacySpec = PrivacySpec()
     limits: LimitsSpec = LimitsSpec()
@@ -225,7 +230,7 @@ class TenantSpec(Spec):
 
     limits: LimitsSpec = LimitsSpec()
     logging: LoggingSpec = LoggingSpec()
-    providers: dict[Name, TenantProviderSpec] = {}
+    providers: dict[Name, TenantProviderSpec] = Field({}, json_schema_extra=_CLOSED)
     """By preference: earlier is tried first."""
 
 
@@ -233,11 +238,11 @@ class PolicyDocument(Spec):
     """Who may use which model, at what price, with what data."""
 
     version: Version = 1
-    providers: dict[Name, ProviderSpec] = {}
+    providers: dict[Name, ProviderSpec] = Field({}, json_schema_extra=_CLOSED)
     """How to reach each upstream; optional for built-in names."""
-    models: dict[ModelName, ModelSpec] = {}
+    models: dict[ModelName, ModelSpec] = Field({}, json_schema_extra=_CLOSED)
     service_accounts: ServiceAccountsSpec = ServiceAccountsSpec()
-    tenants: dict[Name, TenantSpec]
+    tenants: dict[Name, TenantSpec] = Field(json_schema_extra=_CLOSED)
     """Tenants by name. What is not named here is not allowed."""
 
 

@@ -1,0 +1,52 @@
+"""Fixtures: a mocked provider and a router in front of it, as real servers."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.servers import Mock, RunningRouter, running_mock, running_router
+
+POLICY = """
+providers:
+  first:
+    base_url: {mock}/v1
+    api_key: {{file: {folder}/upstream.key}}
+    timeouts: {{connect: 500ms, first_byte: 500ms, idle: 500ms, total: 5s}}
+  second:
+    base_url: {mock}/v1
+    timeouts: {{first_byte: 2s, idle: 2s, total: 5s}}
+tenants:
+  acme:
+    providers:
+      first:
+        models:
+          reasoning: {{default: gpt-4.1, fallbacks: [gpt-4o-mini]}}
+          failover: {{default: "gpt-4.1@status=503"}}
+          embedding: {{default: text-embedding-3-small}}
+        privacy: {{send_raw_docs: false, max_snippet_chars: 2000}}
+      second:
+        models:
+          failover: {{default: gpt-4o-mini}}
+          documents: {{default: gpt-4o}}
+        privacy: {{send_raw_docs: true}}
+  globex:
+    providers:
+      first:
+        models:
+          reasoning: {{default: gpt-4.1}}
+"""
+
+
+@pytest.fixture
+def mock() -> Iterator[Mock]:
+    """A mocked provider of this test's own."""
+    with running_mock() as mock:
+        yield mock
+
+
+@pytest.fixture
+def router(mock: Mock, tmp_path: Path) -> Iterator[RunningRouter]:
+    """A router over `POLICY`, with the tenants acme and globex."""
+    (tmp_path / "upstream.key").write_text("sk-upstream-secret\n")
+    with running_router(tmp_path, POLICY.format(mock=mock.url, folder=tmp_path)) as router:
+        yield router
