@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from . import gateways, install, report
@@ -26,8 +27,8 @@ _MOST_FILES = 20_000  # the crowd needs some 2,000 in the gateway
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     names = [gateway.name for gateway in gateways.ALL]
-    parser.add_argument("--rounds", type=int, default=5, help="rounds over all gateways (default: 5)")
-    parser.add_argument("--seconds", type=float, default=6, help="length of each measurement (default: 6)")
+    parser.add_argument("--rounds", type=int, help="rounds over all gateways (default: 5)")
+    parser.add_argument("--seconds", type=float, help="length of each measurement (default: 6)")
     parser.add_argument("--only", default=",".join(names), help=f"comma-separated, of: {', '.join(names)}")
     parser.add_argument("--quick", action="store_true", help="2 rounds of 2 s: to see that it works, not to quote")
     parser.add_argument("--no-crowd", action="store_true", help="leave out the 1,000 concurrent streams")
@@ -49,7 +50,6 @@ def _machine(options: Options) -> dict[str, str]:
         "processor": f"{model[0].partition(':')[2].strip() if model else platform.machine()}, {os.cpu_count()} cores",
         "memory": f"{gigabytes:.0f} GB",
         "system": f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
-        "load average before": f"{os.getloadavg()[0]:.2f} (other work on the machine blurs every figure)",
         "rounds": f"{options.rounds} of {options.seconds:g} s a measurement",
         "values": "medians over the rounds, least–greatest in brackets; ratios are taken within a round",
     }
@@ -76,6 +76,7 @@ def _write(bench: Bench, machine: dict[str, str], arguments: argparse.Namespace)
 
 
 def main() -> int:
+    """Run, report, and return the exit code."""
     arguments = _arguments()
     # SIGTERM as an exception, so that the servers are ended on the way out as they are on Ctrl-C.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
@@ -84,9 +85,8 @@ def main() -> int:
     if missing := install.tools():
         print(f"missing, and not to be installed by this user: {', '.join(missing)} (Debian packages)", file=sys.stderr)
         return 2
-    options = Options(arguments.rounds, arguments.seconds)
-    if arguments.quick:
-        options = Options(rounds=2, seconds=2, crowd_pace_ms=50)
+    options = Options(rounds=2, seconds=2, crowd_pace_ms=50) if arguments.quick else Options()
+    options = replace(options, rounds=arguments.rounds or options.rounds, seconds=arguments.seconds or options.seconds)
     machine = _machine(options)
     chosen = [gateway for gateway in gateways.ALL if gateway.name in arguments.only]
     began = time.monotonic()
@@ -101,6 +101,7 @@ def main() -> int:
         router = next((gateway for gateway in chosen if gateway.name == gateways.ROUTER), None)
         if router is not None and router.name not in bench.results.skipped and not arguments.no_crowd:
             bench.run_crowd(router)
+        machine["other work on the machine meanwhile"] = report.others(bench.results)
         _write(bench, machine, arguments)
     missed = [verdict for verdict in report.verdicts(bench.results) if verdict.verdict == "MISSED"]
     return 1 if arguments.check and missed else 0

@@ -48,6 +48,8 @@ class Launch:
 
 @dataclass(frozen=True)
 class Gateway:
+    """A participant: `what` describes it in the report, `plan` installs it and says how to start it."""
+
     name: str
     what: str
     plan: Callable[[Site], Launch]
@@ -56,6 +58,8 @@ class Gateway:
 
 @dataclass(frozen=True)
 class Started:
+    """A gateway that answers."""
+
     server: Server
     target: Target
     model: str
@@ -115,6 +119,7 @@ def _smg(site: Site) -> Launch:
         "--log-level": "error",
         "--history-backend": "none",
         "--max-concurrent-requests": "0",
+        "--shutdown-grace-period-secs": "1",
     }
     switches = ["retries", "circuit-breaker", "health-check", "load-monitoring", "tokenizer-autoload"]
     return Launch(
@@ -230,7 +235,13 @@ def started(gateway: Gateway, upstream: Server, cache: Path, scratch: Path, stre
     target = Target(site.port, launch.headers)
     # A gateway that parses answers would fail a plain request to an upstream that streams.
     body = chat_body(launch.model, 300, stream_as="probe" if stream else None)
-    with running(launch.command, site.port, launch.health, folder / "server.log", launch.environment) as server:
+    with running(
+        launch.command,
+        port=site.port,
+        health=launch.health,
+        log=folder / "server.log",
+        environment=launch.environment,
+    ) as server:
         deadline = time.monotonic() + 20
         while problem := probe(target, body, timeout=5):
             if time.monotonic() > deadline:

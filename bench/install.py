@@ -30,7 +30,7 @@ _PATIENCE_S = 600
 
 def _run(command: list[str]) -> None:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE_S)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE_S, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise NotStarted(f"cannot be installed: {error}") from error
     if done.returncode:

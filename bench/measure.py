@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import subprocess
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from . import gateways, proctree, sse_client, upstreams
@@ -31,6 +33,8 @@ Values = dict[str, float]
 
 @dataclass(frozen=True)
 class Options:
+    """How long to measure, and how fast the streams are paced."""
+
     rounds: int = 5
     seconds: float = 6.0
     pace_ms: float = 10.0
@@ -60,6 +64,7 @@ class Bench:
         self._cache = cache
         self._scratch = scratch
         self._say = say
+        self._upstreams: list[int] = []
         self.results = Results()
 
     def run(self, chosen: Sequence[Gateway]) -> None:
@@ -68,11 +73,12 @@ class Bench:
             upstreams.static(self._scratch) as plain,
             upstreams.paced(self._scratch, self._options.pace_ms) as paced,
         ):
+            self._upstreams = [plain.pid, paced.pid]
             for number in range(1, self._options.rounds + 1):
-                self._visit(DIRECT, number, lambda: self._direct(plain, paced))
+                self._visit(DIRECT, number, partial(self._direct, plain, paced))
                 for gateway in chosen:
                     if gateway.name not in self.results.skipped:
-                        self._visit(gateway.name, number, lambda it=gateway: self._gateway(it, plain, paced))  # type: ignore[misc]
+                        self._visit(gateway.name, number, partial(self._gateway, gateway, plain, paced))
 
     def run_crowd(self, gateway: Gateway) -> None:
         """CROWD streams at once through the gateway, each compared with what the upstream sent."""
@@ -87,8 +93,12 @@ class Bench:
     def _visit(self, name: str, number: int, measure: Callable[[], Values]) -> None:
         self._say(f"round {number}/{self._options.rounds}: {name}")
         values: Values = {}
+        machine, own, began = proctree.machine_cpu_seconds(), self._own_cpu_seconds(), time.monotonic()
         try:
             values = measure()
+            # The gateway has ended and been waited for, so that its time is in that of our children by now.
+            busy = proctree.machine_cpu_seconds() - machine - (self._own_cpu_seconds() - own)
+            values["others_cores"] = max(0.0, busy / (time.monotonic() - began))
         except (NotStarted, subprocess.SubprocessError) as reason:
             # What cannot be started now will not be in the next round; a lost load run may.
             if isinstance(reason, NotStarted):
@@ -96,13 +106,17 @@ class Bench:
             self._say(f"  failed: {reason}")
         self.results.rounds.setdefault(name, []).append(values)
 
+    def _own_cpu_seconds(self) -> float:
+        """CPU time of the harness, its upstreams and load generators, and of gateways that have ended."""
+        return sum(os.times()[:4]) + sum(proctree.cpu_seconds(pid) for pid in self._upstreams)
+
     def _direct(self, plain: Server, paced: Server) -> Values:
         headers = {"Content-Type": "application/json"}
         chat = Started(plain, Target(plain.port, headers), upstreams.MODEL)
         stream = Started(paced, Target(paced.port, headers), upstreams.MODEL)
         values = self._answers(chat) | self._streams(stream, paced)
         # Those are the upstream's own, which are no part of the comparison.
-        return {name: value for name, value in values.items() if "_cpu_us" not in name and "rss" not in name}
+        return {name: value for name, value in values.items() if not name.endswith(("_cpu_us", "_mb"))}
 
     def _gateway(self, gateway: Gateway, plain: Server, paced: Server) -> Values:
         with gateways.started(gateway, plain, self._cache, self._scratch) as up:
@@ -145,15 +159,17 @@ class Bench:
         return {f"{prefix}_{name}": value for name, value in values.items()}
 
     def _streams(self, up: Started, upstream: Server) -> Values:
-        pace_s = self._options.pace_ms / 1000
+        length_s = upstreams.CHUNKS * self._options.pace_ms / 1000
+        # Long enough for streams to be seen to their end.
+        seconds = max(self._options.seconds, 2.5 * length_s)
 
         def body(user: str) -> bytes:
             return chat_body(up.model, SMALL_BYTES, stream_as=user)
 
-        sse_client.run(up.target, body, STREAMS // 4, _WARM_UP_S, spread_s=pace_s, mark="w")
+        sse_client.run(up.target, body, connections=STREAMS // 4, seconds=_WARM_UP_S, spread_s=0, mark="w")
         before = proctree.cpu_seconds(up.server.pid)
-        # Spread over one pace, so that the chunks of different streams do not come in step.
-        streams = sse_client.run(up.target, body, STREAMS, self._options.seconds, spread_s=pace_s)
+        # Started over the length of a stream, so that neither beginnings nor chunks of streams come in step.
+        streams = sse_client.run(up.target, body, connections=STREAMS, seconds=seconds, spread_s=length_s)
         used = proctree.cpu_seconds(up.server.pid) - before
         first = [s.first_event_s * 1000 for s in streams if s.first_event_s is not None]
         chunks = sum(s.chunks for s in streams)
@@ -164,7 +180,7 @@ class Bench:
             "stream_first_p50_ms": percentile(first, 0.50),
             "stream_first_p99_ms": percentile(first, 0.99),
             "stream_cpu_us": used / chunks * 1e6,
-            "stream_chunks_per_s": chunks / self._options.seconds,
+            "stream_chunks_per_s": chunks / seconds,
             "stream_complete": float(complete),
             "stream_identical": float(identical),
         }
@@ -173,10 +189,10 @@ class Bench:
         def body(user: str) -> bytes:
             return chat_body(up.model, SMALL_BYTES, stream_as=user)
 
-        ideal_s = 200 * self._options.crowd_pace_ms / 1000
+        length_s = upstreams.CHUNKS * self._options.crowd_pace_ms / 1000
         before, began = proctree.cpu_seconds(up.server.pid), time.monotonic()
         streams = sse_client.run(
-            up.target, body, CROWD, seconds=3 * ideal_s + 30, spread_s=2.0, per_connection=1, mark="crowd-"
+            up.target, body, connections=CROWD, seconds=3 * length_s + 30, spread_s=2, per_connection=1, mark="crowd-"
         )
         took = time.monotonic() - began
         used = proctree.cpu_seconds(up.server.pid) - before

@@ -18,6 +18,7 @@ OURS, OTHERS = "#1f6f8b", "#b8b8b8"
 
 
 def draw(results: dict[str, Any], chart: Path) -> None:
+    """Write the chart of a latest.json as a PNG."""
     # By name: matplotlib is in the harness's own environment, where nothing type-checks against it.
     matplotlib = importlib.import_module("matplotlib")
     matplotlib.use("Agg")

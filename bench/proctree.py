@@ -49,8 +49,9 @@ def _read_stat(pid: int) -> _Stat | None:
 
 
 def _tree(root: int) -> list[_Stat]:
-    stats = [s for name in os.listdir(_PROC) if name.isdigit() and (s := _read_stat(int(name))) is not None]
-    members = {s.pid: s for s in stats if s.pid == root or s.session == root}
+    pids = [int(entry.name) for entry in _PROC.iterdir() if entry.name.isdigit()]
+    stats = [stat for pid in pids if (stat := _read_stat(pid)) is not None]
+    members = {s.pid: s for s in stats if root in {s.pid, s.session}}
     grew = True
     while grew:
         found = [s for s in stats if s.parent in members and s.pid not in members]
@@ -62,6 +63,12 @@ def _tree(root: int) -> list[_Stat]:
 def cpu_seconds(root: int) -> float:
     """User and system time that the tree has used so far, dead children included."""
     return sum(s.ticks for s in _tree(root)) / _TICKS_PER_SECOND
+
+
+def machine_cpu_seconds() -> float:
+    """Time that all processors of the machine were busy so far, for anyone, the hypervisor's other guests included."""
+    user, nice, system, _, _, irq, softirq, steal = map(int, (_PROC / "stat").read_text().split()[1:9])
+    return (user + nice + system + irq + softirq + steal) / _TICKS_PER_SECOND
 
 
 def _kilobytes(pid: int, file: str, field: str) -> int:

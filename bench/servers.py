@@ -79,6 +79,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 @contextlib.contextmanager
 def running(
     command: Sequence[str],
+    *,
     port: int,
     health: str,
     log: Path,

@@ -7,6 +7,7 @@ the client takes little of the processor that it shares with the gateway.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import itertools
 import time
@@ -45,6 +46,7 @@ class Stream:
 
     @property
     def complete(self) -> bool:
+        """Whether a good answer came to its proper end."""
         return self.raw[9:12] == b"200" and self.body().endswith(b"data: [DONE]\n\n")
 
     @property
@@ -54,6 +56,7 @@ class Stream:
 
     @property
     def digest(self) -> str:
+        """SHA-256 of the body, to compare with the upstream's."""
         return hashlib.sha256(self.body()).hexdigest()
 
 
@@ -108,6 +111,7 @@ async def _keep_streaming(
 def run(
     target: Target,
     make_body: Callable[[str], bytes],
+    *,
     connections: int,
     seconds: float,
     spread_s: float,
@@ -130,8 +134,6 @@ def run(
                     delay = spread_s * index / connections
                     group.create_task(_keep_streaming(target, make_body, names, delay, streams))
 
-    try:
+    with contextlib.suppress(TimeoutError):
         uvloop.run(main())
-    except TimeoutError:
-        pass
     return streams

@@ -12,6 +12,7 @@ from pathlib import Path
 from .servers import NotStarted, Server, free_port, running
 
 MODEL = "bench-model"
+CHUNKS = 200  # of each stream; as in sse_upstream.py, which runs by itself
 
 # A usual answer of some 0.5 KB, with usage: gateways that read it must find what they expect.
 COMPLETION = json.dumps(
@@ -62,7 +63,7 @@ http {{
 
 
 def nginx(folder: Path, name: str, servers: str) -> list[str]:
-    """The command of an nginx with these `server` blocks, its configuration written to `folder`."""
+    """Return the command of an nginx with these `server` blocks, its configuration written to `folder`."""
     binary = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
     if binary is None:
         raise NotStarted("nginx is not installed (Debian: apt-get install nginx-light)")
@@ -75,7 +76,7 @@ def nginx(folder: Path, name: str, servers: str) -> list[str]:
 
 @contextlib.contextmanager
 def static(folder: Path) -> Iterator[Server]:
-    """nginx that answers every POST with COMPLETION; it reads the request body and throws it away."""
+    """Run an nginx that answers every POST with COMPLETION; it reads the request body and throws it away."""
     port = free_port()
     places = "\n".join(f"    location = {path} {{ return 200 '{MODEL_INFO}'; }}" for path in INFO_PATHS)
     block = f"""  server {{
@@ -86,14 +87,14 @@ def static(folder: Path) -> Iterator[Server]:
 {places}
   }}"""
     command = nginx(folder, "static", block)
-    with running(command, port, "/health", folder / "static.log", patience_s=10) as server:
+    with running(command, port=port, health="/health", log=folder / "static.log", patience_s=10) as server:
         yield server
 
 
 @contextlib.contextmanager
 def paced(folder: Path, interval_ms: float) -> Iterator[Server]:
-    """The SSE server of `sse_upstream.py`: 200 chunks a stream, one each `interval_ms`."""
+    """Run the SSE server of `sse_upstream.py`: 200 chunks a stream, one each `interval_ms`."""
     port = free_port()
     command = [sys.executable, str(Path(__file__).with_name("sse_upstream.py")), str(port), str(interval_ms)]
-    with running(command, port, "/health", folder / "paced.log", patience_s=10) as server:
+    with running(command, port=port, health="/health", log=folder / "paced.log", patience_s=10) as server:
         yield server

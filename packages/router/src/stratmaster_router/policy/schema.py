@@ -219,7 +219,7 @@ class TenantProviderSpec(Spec):
     """What a tenant may use of one provider."""
 
     enabled: Boolean = True
-    models: dict[Name, TaskSpec] = Field({}, json_schema_extra=_CLOSED)
+    models: dict[Name, TaskSpec] = Field(default={}, json_schema_extra=_CLOSED)
     """Tasks, each with its models."""
     privacy: PrivacySpec = PrivacySpec()
     limits: LimitsSpec = LimitsSpec()
@@ -230,7 +230,7 @@ class TenantSpec(Spec):
 
     limits: LimitsSpec = LimitsSpec()
     logging: LoggingSpec = LoggingSpec()
-    providers: dict[Name, TenantProviderSpec] = Field({}, json_schema_extra=_CLOSED)
+    providers: dict[Name, TenantProviderSpec] = Field(default={}, json_schema_extra=_CLOSED)
     """By preference: earlier is tried first."""
 
 
@@ -238,9 +238,9 @@ class PolicyDocument(Spec):
     """Who may use which model, at what price, with what data."""
 
     version: Version = 1
-    providers: dict[Name, ProviderSpec] = Field({}, json_schema_extra=_CLOSED)
+    providers: dict[Name, ProviderSpec] = Field(default={}, json_schema_extra=_CLOSED)
     """How to reach each upstream; optional for built-in names."""
-    models: dict[ModelName, ModelSpec] = Field({}, json_schema_extra=_CLOSED)
+    models: dict[ModelName, ModelSpec] = Field(default={}, json_schema_extra=_CLOSED)
     service_accounts: ServiceAccountsSpec = ServiceAccountsSpec()
     tenants: dict[Name, TenantSpec] = Field(json_schema_extra=_CLOSED)
     """Tenants by name. What is not named here is not allowed."""

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Struct
 
 _INTERVAL = 0.2  # seconds
-_MOST_PENDING = 16 * 1024 * 1024  # bytes; where the sink stands still, lines past this are dropped and counted
+_MOST_PENDING = 50_000  # lines; where the sink stands still, lines past this are dropped and counted
 
 
 class AccessLine(Struct, tag_field="event", tag="access", omit_defaults=True):
@@ -44,8 +44,8 @@ class AccessLog:
 
     def __init__(self, target: str) -> None:
         self.dropped = 0
-        self._encoder = msgspec.json.Encoder()
-        self._pending = bytearray()
+        self._encode = msgspec.json.Encoder().encode
+        self._pending: list[bytes] = []
         self._task: asyncio.Task[None] | None = None
         self._file: int | None = None
         if target == "stdout":
@@ -61,11 +61,10 @@ class AccessLog:
 
     def write(self, line: AccessLine) -> None:
         """Add a line; it is written within `_INTERVAL`."""
-        if len(self._pending) > _MOST_PENDING:
+        if len(self._pending) >= _MOST_PENDING:
             self.dropped += 1
             return
-        self._encoder.encode_into(line, self._pending, -1)
-        self._pending += b"\n"
+        self._pending.append(self._encode(line))
 
     def start(self) -> None:
         """Begin to write, on the running loop."""
@@ -84,12 +83,11 @@ class AccessLog:
             if self._pending:
                 await asyncio.shield(asyncio.to_thread(self._write, self._take()))
 
-    def _take(self) -> bytearray:
-        # On the loop's thread only: a request must not be half-way into the buffer that is taken.
-        taken, self._pending = self._pending, bytearray()
+    def _take(self) -> list[bytes]:
+        taken, self._pending = self._pending, []
         return taken
 
-    def _write(self, lines: bytearray) -> None:
-        view = memoryview(lines)
+    def _write(self, lines: list[bytes]) -> None:
+        view = memoryview(b"".join([line + b"\n" for line in lines]))
         while view and self._file is not None:
             view = view[os.write(self._file, view) :]

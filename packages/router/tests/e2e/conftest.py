@@ -1,0 +1,41 @@
+"""Fixtures: a policy over a mocked provider that is a process of its own."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.processes import mock_process
+from support.servers import Mock
+
+POLICY = """
+providers:
+  first:
+    base_url: {mock}/v1
+    timeouts: {{connect: 2s, first_byte: 20s, idle: 20s, total: 60s}}
+tenants:
+  acme:
+    providers:
+      first:
+        models:
+          reasoning: {{default: gpt-4.1}}
+          embedding: {{default: text-embedding-3-small}}
+          hanging: {{default: "gpt-4.1@fault=stall-before-headers"}}
+          slow: {{default: "gpt-4.1@chunks=20,gap=50ms"}}
+          cut: {{default: "gpt-4.1@fault=cut,chunks=9"}}
+          failing: {{default: "gpt-4.1@status=503"}}
+          limited: {{default: "gpt-4.1@status=429,retry_after=30ms"}}
+          rejecting: {{default: "gpt-4.1@status=422"}}
+"""
+
+
+@pytest.fixture
+def upstream(tmp_path: Path) -> Iterator[Mock]:
+    """A mocked provider of this test's own, as a process."""
+    with mock_process(tmp_path) as mock:
+        yield mock
+
+
+@pytest.fixture
+def policy(upstream: Mock) -> str:
+    """A policy for acme with a task for each way in which the mocked provider can behave."""
+    return POLICY.format(mock=upstream.url)

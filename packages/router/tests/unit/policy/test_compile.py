@@ -1,0 +1,342 @@
+"""Compiling: built-in providers, secrets, listings, embeddings and warnings."""
+
+import errno
+from collections.abc import Mapping
+
+import pytest
+from stratmaster_router.domain.routing import BreakerRule, Provider, Retries, Secret, Timeouts, TlsFiles
+from stratmaster_router.policy.compile import compile_policy, content_hash
+from stratmaster_router.policy.parse import parse
+from stratmaster_router.policy.snapshot import Snapshot
+
+BRIDGE = "served by the LiteLLM bridge, which this version does not start"
+
+
+def compiled(text: str, environ: Mapping[str, str] | None = None, files: Mapping[str, str] | None = None) -> Snapshot:
+    """The snapshot of a policy's text, with secrets from `environ` and `files`."""
+
+    def read_file(path: str) -> str:
+        try:
+            return (files or {})[path]
+        except KeyError:
+            raise FileNotFoundError(errno.ENOENT, "No such file or directory", path) from None
+
+    return compile_policy(parse(text), "hash", environ or {}, read_file)
+
+
+def provider(spec: str, environ: Mapping[str, str] | None = None, files: Mapping[str, str] | None = None) -> Provider:
+    """The one provider of a policy that is used; `spec` is its name and, after a colon, its entry."""
+    name, _, entry = spec.partition(":")
+    declared = f"providers: {{{name}: {entry}}}\n" if entry else ""
+    used = f"tenants: {{acme: {{providers: {{{name}: {{models: {{t: {{default: m}}}}}}}}}}}}"
+    return compiled(declared + used, environ, files).providers[name]
+
+
+def listing(text: str) -> tuple[tuple[str, str], ...]:
+    """What tenant acme sees of a policy's text."""
+    return compiled(text).tenants["acme"].listing
+
+
+@pytest.mark.parametrize(
+    ("name", "address", "variable"),
+    [
+        ("openai", "https://api.openai.com/v1", "OPENAI_API_KEY"),
+        ("gemini", "https://generativelanguage.googleapis.com/v1beta/openai", "GEMINI_API_KEY"),
+        ("mistral", "https://api.mistral.ai/v1", "MISTRAL_API_KEY"),
+        ("groq", "https://api.groq.com/openai/v1", "GROQ_API_KEY"),
+        ("together", "https://api.together.xyz/v1", "TOGETHER_API_KEY"),
+        ("deepseek", "https://api.deepseek.com/v1", "DEEPSEEK_API_KEY"),
+        ("openrouter", "https://openrouter.ai/api/v1", "OPENROUTER_API_KEY"),
+    ],
+)
+def test_built_in_provider_needs_only_its_key(name: str, address: str, variable: str) -> None:
+    """A well-known provider is reached with the key of its environment variable and nothing else written."""
+    assert provider(name, {variable: "k1"}) == Provider(name, "openai", address, Secret("k1"))
+    assert provider(name) == Provider(name, "openai", address, misconfigured=f"{variable} is not set")
+
+
+@pytest.mark.parametrize(
+    ("name", "address"), [("ollama", "http://localhost:11434/v1"), ("vllm", "http://localhost:8000/v1")]
+)
+def test_built_in_local_provider_needs_no_key(name: str, address: str) -> None:
+    """Model servers on one's own machine are called without a key."""
+    assert provider(name) == Provider(name, "openai", address)
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        "https://r.openai.azure.com",
+        "https://r.openai.azure.com/",
+        "https://r.openai.azure.com/openai/v1/",
+        " https://r.openai.azure.com\n",
+    ],
+)
+def test_azure_is_reached_at_its_endpoint_variable(endpoint: str) -> None:
+    """The address of azure is that of AZURE_OPENAI_ENDPOINT, with /openai/v1 once."""
+    environ = {"AZURE_OPENAI_ENDPOINT": endpoint, "AZURE_OPENAI_API_KEY": "k"}
+    assert provider("azure", environ) == Provider(
+        "azure", "openai", "https://r.openai.azure.com/openai/v1", Secret("k")
+    )
+
+
+def test_azure_without_a_usable_endpoint_is_misconfigured() -> None:
+    """A missing or malformed endpoint is named by its variable, never by its value."""
+    key = {"AZURE_OPENAI_API_KEY": "k"}
+    unset = provider("azure", key)
+    assert (unset.base_url, unset.misconfigured) == ("", "AZURE_OPENAI_ENDPOINT is not set")
+    bad = provider("azure", {**key, "AZURE_OPENAI_ENDPOINT": "https://user:pass@r"})
+    assert (bad.base_url, bad.misconfigured) == ("", "AZURE_OPENAI_ENDPOINT is not an http:// or https:// address")
+
+
+def test_azure_with_its_own_address_needs_no_endpoint_variable() -> None:
+    """base_url in the policy overrides the variable."""
+    found = provider("azure: {base_url: 'https://r/openai/v1'}", {"AZURE_OPENAI_API_KEY": "k"})
+    assert found == Provider("azure", "openai", "https://r/openai/v1", Secret("k"))
+
+
+def test_azure_endpoint_outside_allowed_hosts_is_misconfigured() -> None:
+    """An address from the environment is held against egress.allow_hosts as one from the policy is."""
+    environ = {"AZURE_OPENAI_ENDPOINT": "https://evil.example", "AZURE_OPENAI_API_KEY": "k"}
+    found = provider("azure: {egress: {allow_hosts: [R.openai.azure.com]}}", environ)
+    assert found.allow_hosts == ("r.openai.azure.com",)
+    assert found.misconfigured == "AZURE_OPENAI_ENDPOINT names a host that is not in egress.allow_hosts"
+    good = provider(
+        "azure: {egress: {allow_hosts: [R.openai.azure.com]}}",
+        {**environ, "AZURE_OPENAI_ENDPOINT": "https://r.openai.azure.com"},
+    )
+    assert good.misconfigured is None
+
+
+def test_provider_entry_overrides_built_in_field_by_field() -> None:
+    """What an entry leaves out stays built in: a new address keeps the key's variable, a new key the address."""
+    environ = {"OPENAI_API_KEY": "k1", "OTHER": "k2"}
+    moved = provider("openai: {base_url: 'https://eu.api.openai.com/v1/'}", environ)
+    assert moved == Provider("openai", "openai", "https://eu.api.openai.com/v1", Secret("k1"))
+    rekeyed = provider("openai: {api_key: {env: OTHER}}", environ)
+    assert rekeyed == Provider("openai", "openai", "https://api.openai.com/v1", Secret("k2"))
+
+
+def test_custom_provider_has_the_address_it_writes_and_no_key() -> None:
+    """A provider of one's own is reached at base_url; without api_key none is sent."""
+    assert provider("local: {base_url: 'http://vllm:8000/v1'}") == Provider("local", "openai", "http://vllm:8000/v1")
+
+
+def test_every_field_of_a_provider_reaches_its_value() -> None:
+    """Durations become seconds; each field lands where the upstream looks for it."""
+    entry = """
+      base_url: https://h/v1
+      api_key: {file: /key}
+      timeouts: {connect: 1s, first_byte: 2s, idle: 3s, total: 4s}
+      retries: {max: 2, on: [429, 503, connect], backoff: {initial: 100ms, max: 200ms}}
+      breaker: {failures: 7, window: 8s, open_for: 9s}
+      tls: {ca: /ca, cert: /crt, key: /tls}
+      egress: {allow_hosts: [h]}
+    """
+    text = f"providers:\n  own:{entry}\ntenants: {{acme: {{providers: {{own: {{models: {{t: {{default: m}}}}}}}}}}}}"
+    files = {"/key": " k \n", "/ca": "pem", "/crt": "pem", "/tls": "pem"}
+    assert compiled(text, files=files).providers["own"] == Provider(
+        name="own",
+        wire="openai",
+        base_url="https://h/v1",
+        api_key=Secret("k"),
+        timeouts=Timeouts(1.0, 2.0, 3.0, 4.0),
+        retries=Retries(2, ("429", "503", "connect"), 0.1, 0.2),
+        breaker=BreakerRule(7, 8.0, 9.0),
+        tls=TlsFiles("/ca", "/crt", "/tls"),
+        allow_hosts=("h",),
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "trouble"),
+    [
+        (None, "secret file /key cannot be read (No such file or directory)"),
+        ("", "secret file /key is empty"),
+        (" \n", "secret file /key is empty"),
+        ("a\nb", "secret file /key holds characters that no key has"),
+        ("a\x00b", "secret file /key holds characters that no key has"),
+        ("Bearer k", "secret file /key holds characters that no key has"),
+        ("clé", "secret file /key holds characters that no key has"),
+    ],
+)
+def test_unusable_secret_file_makes_its_provider_misconfigured(content: str | None, trouble: str) -> None:
+    """A secret that is missing or could not stand in a header is named by its file, never by its value."""
+    files = {} if content is None else {"/key": content}
+    found = provider("openai: {api_key: {file: /key}}", {}, files)
+    assert (found.api_key, found.misconfigured) == (None, trouble)
+
+
+def test_unusable_secret_variable_makes_its_provider_misconfigured() -> None:
+    """An environment variable is judged as a file is."""
+    assert provider("openai", {"OPENAI_API_KEY": " "}).misconfigured == "OPENAI_API_KEY is empty"
+    held = provider("openai", {"OPENAI_API_KEY": "a\tb"}).misconfigured
+    assert held == "OPENAI_API_KEY holds characters that no key has"
+
+
+def test_secret_does_not_show_in_a_snapshot() -> None:
+    """Printing a snapshot, as a log or a traceback might, shows no secret."""
+    text = "tenants: {acme: {providers: {openai: {models: {t: {default: m}}}}}}"
+    assert "sk-1234" not in repr(compiled(text, {"OPENAI_API_KEY": "sk-1234"}))
+
+
+def test_missing_certificate_makes_its_provider_misconfigured() -> None:
+    """An upstream that must see a client certificate is never called without it."""
+    found = provider("openai: {tls: {cert: /crt, key: /tls}}", {"OPENAI_API_KEY": "k"}, {"/crt": "pem"})
+    assert found.misconfigured == "tls.key file /tls cannot be read"
+
+
+def test_litellm_provider_is_misconfigured_for_want_of_the_bridge() -> None:
+    """Hops of the LiteLLM wire fail over, and say why."""
+    assert provider("anthropic", {"ANTHROPIC_API_KEY": "k"}) == Provider(
+        name="anthropic",
+        wire="litellm",
+        base_url="",
+        api_key=Secret("k"),
+        litellm_provider="anthropic",
+        misconfigured=BRIDGE,
+    )
+    assert provider("claude: {wire: litellm, litellm_provider: anthropic}") == Provider(
+        name="claude", wire="litellm", base_url="", litellm_provider="anthropic", misconfigured=BRIDGE
+    )
+
+
+def test_built_in_provider_on_the_litellm_wire_keeps_its_litellm_name() -> None:
+    """`wire: litellm` alone is enough for a well-known provider."""
+    found = provider("together: {wire: litellm}", {"TOGETHER_API_KEY": "k"})
+    assert (found.litellm_provider, found.base_url) == ("together_ai", "")
+
+
+def test_snapshot_holds_only_providers_that_a_tenant_may_call() -> None:
+    """Nothing is opened, and no secret read, for a provider that no tenant has enabled."""
+    snapshot = compiled(
+        "providers: {spare: {base_url: 'http://h', api_key: {env: SPARE}}}\n"
+        "tenants: {acme: {providers: {groq: {enabled: false}, openai: {models: {t: {default: m}}}}}}"
+    )
+    assert list(snapshot.providers) == ["openai"]
+
+
+def test_listing_is_tasks_then_models_each_once() -> None:
+    """GET /v1/models shows what a client may ask for: tasks, then models with their first provider."""
+    assert listing(
+        """
+        tenants:
+          acme:
+            providers:
+              openai:
+                models: {reasoning: {default: gpt-4.1, fallbacks: [gpt-4o-mini]}, fast: {default: gpt-4o-mini}}
+              groq:
+                enabled: false
+                models: {hidden: {default: gone}, reasoning: {default: gpt-4.1}}
+              openrouter:
+                models: {reasoning: {default: gpt-4.1}, fast: {default: fast}, extra: {default: meta-llama/llama-3}}
+        """
+    ) == (
+        ("reasoning", "stratmaster-router"),
+        ("fast", "stratmaster-router"),
+        ("extra", "stratmaster-router"),
+        ("gpt-4.1", "openai"),
+        ("gpt-4o-mini", "openai"),
+        ("meta-llama/llama-3", "openrouter"),
+    )
+
+
+def test_disabled_provider_leaves_no_shadow_over_a_full_name() -> None:
+    """`enabled: false` is as if not written: a disabled model's whole name does not take `provider/model` away."""
+    snapshot = compiled(
+        """
+        tenants:
+          acme:
+            providers:
+              openai: {models: {t: {default: gpt-4o}}}
+              openrouter: {enabled: false, models: {t: {default: openai/gpt-4o}, gpt-4o: {default: x}}}
+        """
+    )
+    routes = snapshot.tenants["acme"].routes
+    assert [(name, route.task, route.clean.hops[0].provider.name) for name, route in routes.items()] == [
+        ("openai/gpt-4o", None, "openai"),
+        ("gpt-4o", None, "openai"),
+        ("t", "t", "openai"),
+    ]
+    assert sorted(snapshot.tenants["acme"].withdrawn) == ["openrouter/openai/gpt-4o", "openrouter/x", "x"]
+    assert snapshot.tenants["acme"].listing == (("t", "stratmaster-router"), ("gpt-4o", "openai"))
+
+
+@pytest.mark.parametrize(
+    ("use", "enabled"),
+    [
+        ("{models: {embedding: {default: m}}}", True),
+        ("{models: {embeddings: {default: m}}}", True),
+        ("{models: {search: {default: text-embedding-3-small}}}", True),
+        ("{models: {search: {default: m, fallbacks: [nomic-Embed-text]}}}", True),
+        ("{models: {my-embedding: {default: m}}}", False),
+        ("{models: {reasoning: {default: m}}}", False),
+        ("{enabled: false, models: {embedding: {default: text-embedding-3-small}}}", False),
+    ],
+)
+def test_embeddings_are_enabled_by_an_enabled_embedding_task_or_model(use: str, enabled: bool) -> None:
+    """The endpoint opens with a task named embedding or embeddings, or a model whose name contains embed."""
+    snapshot = compiled(f"tenants: {{acme: {{providers: {{openai: {use}}}}}}}")
+    assert snapshot.tenants["acme"].embeddings_enabled is enabled
+
+
+def test_warnings_name_what_an_operator_should_mend() -> None:
+    """Everything that is valid but will not work as one may think is said once, in file order."""
+    snapshot = compiled(
+        """
+        providers:
+          claude: {wire: litellm, litellm_provider: anthropic}
+          spare: {base_url: "http://h"}
+        models:
+          gpt-41: {input_usd_per_mtok: 1}
+          m: {}
+        service_accounts:
+          issuers: [{issuer: i, audience: a, jwks: {file: /j}}]
+          accounts: [{subject: s, tenants: [acme, acmee]}]
+        tenants:
+          acme:
+            limits: {rpm: 1}
+            providers:
+              openai:
+                models: {t: {default: gpt-4.1, fallbacks: [t]}, u: {default: m}}
+                limits: {tpm: 1}
+              openrouter: {models: {t: {default: openai/m}}}
+              claude: {models: {t: {default: c}}}
+          idle:
+            limits: {}
+            providers: {groq: {enabled: false}}
+        """,
+        {"OPENROUTER_API_KEY": "k"},
+    )
+    assert snapshot.warnings == (
+        "providers.openai: OPENAI_API_KEY is not set; calls to it fail over",
+        f"providers.claude: {BRIDGE}; calls to it fail over",
+        "providers.spare: no tenant uses this provider",
+        "models.gpt-41: no tenant uses this model, did you mean 'gpt-4.1'?",
+        "tenants.acme.limits: limits are parsed but not yet enforced by this version",
+        "tenants.acme.providers.openai.limits: limits are parsed but not yet enforced by this version",
+        "tenants.acme: 't' names a task and a model; the task wins",
+        "tenants.acme: 'openai/m' is also the whole name of a model, which wins over 'm' at openai",
+        "tenants.idle: no provider is enabled, so every request is refused",
+        "service_accounts: parsed but not yet honoured by this version",
+        "service_accounts.accounts[0].tenants: no tenant is named 'acmee', did you mean 'acme'?",
+    )
+
+
+def test_policy_without_tenants_is_valid_and_warns() -> None:
+    """A policy that names no tenant permits nothing, and says so."""
+    assert compiled("tenants: {}").warnings == ("tenants: empty, so every request is refused",)
+
+
+def test_content_hash_is_the_start_of_the_sha256_of_the_bytes() -> None:
+    """A policy is known by 12 hex characters that `sha256sum` shows too."""
+    assert content_hash(b"abc") == "ba7816bf8f01"
+
+
+def test_snapshot_cannot_be_changed() -> None:
+    """A request keeps the policy it began with: no part of a snapshot can be replaced."""
+    snapshot = compiled("tenants: {acme: {}}")
+    with pytest.raises(TypeError):
+        snapshot.tenants["acme"] = snapshot.tenants["acme"]  # type: ignore[index]
+    with pytest.raises(AttributeError):
+        snapshot.hash = "other"  # type: ignore[misc]
