@@ -67,7 +67,12 @@ class Router:
             for endpoint in Endpoint
         }
         self.fastapi = self._fastapi(endpoints)
-        self.app = Guard(self.fastapi, endpoints, lambda: self._keys.ring, Recorder(self._metrics, self._access_log))
+        self.app = Guard(
+            self.fastapi,
+            {path: endpoint.serve for path, endpoint in endpoints.items()},
+            lambda: self._keys.ring,
+            Recorder(self._metrics, self._access_log),
+        )
 
     def _fastapi(self, endpoints: dict[str, OpenAIEndpoint]) -> FastAPI:
         app = FastAPI(

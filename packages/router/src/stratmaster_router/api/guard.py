@@ -7,7 +7,7 @@ costs 10 µs a request (docs/decisions/0003).
 
 import re
 import secrets
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from itertools import count
 from time import perf_counter
 from typing import Any
@@ -51,6 +51,9 @@ class Visit(Struct):
     settlement: Settlement
 
 
+Serve = Callable[[Visit, Receive, Send], Awaitable[None]]
+
+
 def guarded(path: str) -> bool:
     """Whether `path` is reached only with a credential."""
     return path.startswith(("/v1/", "/admin/")) or path in ("/v1", "/admin")
@@ -59,7 +62,9 @@ def guarded(path: str) -> bool:
 class Guard:
     """Wraps the FastAPI app. `endpoints` maps the paths of the POST endpoints to what serves them."""
 
-    def __init__(self, app: App, endpoints: Mapping[str, App], ring: Callable[[], KeyRing], recorder: Recorder) -> None:
+    def __init__(
+        self, app: App, endpoints: Mapping[str, Serve], ring: Callable[[], KeyRing], recorder: Recorder
+    ) -> None:
         """`ring` gives the current keys."""
         self._app = app
         self._endpoints = endpoints
@@ -74,70 +79,62 @@ class Guard:
             await self._app(scope, receive, send)
             return
         path = scope["path"]
-        headers = _read_headers(scope)
+        headers = _read_headers(scope["headers"])
         request_id = self._request_id(headers.get(b"x-request-id"))
-        scope["state"]["request_id"] = request_id
         if path in OPEN_PATHS:
+            scope["state"]["request_id"] = request_id
             await self._app(scope, receive, _with_request_id(send, request_id))
             return
-        settlement = Settlement(request_id, scope["method"], "unknown", perf_counter())
+        method = scope["method"]
+        settlement = Settlement(request_id, method, "unknown", perf_counter())
+        endpoint = self._endpoints.get(path) if method == "POST" else None
         try:
-            await self._serve(scope, receive, send, path, headers, settlement)
-        finally:
-            self._recorder.settle(settlement)
-
-    async def _serve(
-        self, scope: Scope, receive: Receive, send: Send, path: str, headers: dict[bytes, bytes], settlement: Settlement
-    ) -> None:
-        endpoint = self._endpoints.get(path) if scope["method"] == "POST" else None
-        if endpoint is not None:
-            settlement.path = path
-        answer = _Answer(send, settlement)
-        try:
-            if guarded(path):
-                principal = authenticate(self._ring(), headers.get(b"authorization"), headers.get(b"x-tenant-id"))
-                settlement.tenant = principal.tenant
-                data_class = headers.get(b"x-data-class")
-                caller = Authenticated(
-                    principal,
-                    None if data_class is None else data_class.decode("latin-1"),
-                    _forwarded(headers, settlement.request_id),
-                )
-                scope["state"]["visit"] = Visit(headers, caller, settlement)
             if endpoint is not None:
-                await endpoint(scope, receive, send)
+                settlement.path = path
+                await endpoint(self._judge(headers, settlement), receive, send)
             else:
-                await self._app(scope, receive, answer.send)
-                settlement.path = _route_path(scope)
+                await self._through_fastapi(scope, receive, send, headers, settlement)
         except ClientDisconnected:
-            settlement.code = settlement.code or "client_disconnected"
+            settlement.code = "client_disconnected"
         except RouterError as error:
             await send_error(send, error, settlement)
         except Exception as error:
-            log.error("request failed", request_id=settlement.request_id, exc_info=error)
+            log.error("request failed", request_id=request_id, exc_info=error)
             if settlement.status == CLIENT_CLOSED:
                 await send_error(send, error, settlement)
+        finally:
+            self._recorder.settle(settlement)
+
+    def _judge(self, headers: Mapping[bytes, bytes], settlement: Settlement) -> Visit:
+        principal = authenticate(self._ring(), headers.get(b"authorization"), headers.get(b"x-tenant-id"))
+        settlement.tenant = principal.tenant
+        data_class = headers.get(b"x-data-class")
+        caller = Authenticated(
+            principal,
+            None if data_class is None else data_class.decode("latin-1"),
+            _forwarded(headers, settlement.request_id),
+        )
+        return Visit(headers, caller, settlement)
+
+    async def _through_fastapi(
+        self, scope: Scope, receive: Receive, send: Send, headers: Mapping[bytes, bytes], settlement: Settlement
+    ) -> None:
+        scope["state"]["request_id"] = settlement.request_id
+        if guarded(scope["path"]):
+            scope["state"]["visit"] = self._judge(headers, settlement)
+
+        async def send_and_note(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                settlement.status = message["status"]
+            await send(message)
+
+        await self._app(scope, receive, _with_request_id(send_and_note, settlement.request_id))
+        settlement.path = _route_path(scope)
 
     def _request_id(self, wanted: bytes | None) -> str:
         if wanted is not None and _well_formed_id(wanted):
             return wanted.decode("ascii")
         return f"{self._id_prefix}{next(self._counter):08x}"
-
-
-class _Answer:
-    """Notes the status of an answer that FastAPI gives, and adds the request's id to it."""
-
-    __slots__ = ("_send", "_settlement")
-
-    def __init__(self, send: Send, settlement: Settlement) -> None:
-        self._send = send
-        self._settlement = settlement
-
-    async def send(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
-            self._settlement.status = message["status"]
-            message["headers"] = [*message.get("headers", ()), (b"x-request-id", self._settlement.request_id.encode())]
-        await self._send(message)
 
 
 def _with_request_id(send: Send, request_id: str) -> Send:
@@ -169,10 +166,10 @@ async def send_error(send: Send, error: Exception, settlement: Settlement) -> No
     await send({"type": "http.response.body", "body": body})
 
 
-def _read_headers(scope: Scope) -> dict[bytes, bytes]:
+def _read_headers(raw: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
     """The headers that the router reads. One that comes twice is joined, so that no copy of it can hide another."""
     found: dict[bytes, bytes] = {}
-    for name, value in scope["headers"]:
+    for name, value in raw:
         if name in _READ_HEADERS:
             found[name] = found[name] + b", " + value if name in found else value
     return found

@@ -34,8 +34,11 @@ class OpenAIEndpoint:
         self._lanes: dict[tuple[str, str | None, str, str], Headers] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Be a route of the FastAPI app; the guard calls `serve` without that detour."""
+        await self.serve(scope["state"]["visit"], receive, send)
+
+    async def serve(self, visit: Visit, receive: Receive, send: Send) -> None:
         """Answer one request; errors before the answer's head are the guard's to render."""
-        visit: Visit = scope["state"]["visit"]
         settlement = visit.settlement
         watch = self._watchdog.watch()
         try:

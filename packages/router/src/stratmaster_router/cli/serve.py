@@ -9,6 +9,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 import uvicorn
 
+from stratmaster_router.api.protocol import GatheringProtocol
 from stratmaster_router.policy.problems import PolicyInvalid
 from stratmaster_router.policy.source import PolicySource
 from stratmaster_router.settings import Settings, SettingsInvalid
@@ -38,7 +39,7 @@ def serve(
         "host": settings.host,
         "port": settings.port,
         "loop": "uvloop",
-        "http": "httptools",
+        "http": GatheringProtocol,
         "ws": "none",
         "lifespan": "on",
         "log_config": None,

@@ -11,9 +11,9 @@ from stratmaster_router.policy.builtin import BUILTIN, reach
 from stratmaster_router.policy.problems import Loc, did_you_mean, shown
 from stratmaster_router.policy.removed import Removed
 from stratmaster_router.policy.schema import (
+    BackoffSpec,
     PolicyDocument,
     ProviderSpec,
-    RetriesSpec,
     ServiceAccountsSpec,
     TaskSpec,
     TenantProviderSpec,
@@ -44,8 +44,10 @@ def _provider(loc: Loc, name: str, spec: ProviderSpec, removed: Removed) -> Iter
     if tls is not None and (tls.cert is None) != (tls.key is None) and not removed.within(*loc, "tls"):
         have, lack = ("cert", "key") if tls.cert else ("key", "cert")
         yield (*loc, "tls"), f"{have} needs {lack} beside it"
-    yield from _timeouts((*loc, "timeouts"), spec.timeouts)
-    yield from _retries((*loc, "retries"), spec.retries)
+    if not removed.within(*loc, "timeouts", "total"):
+        yield from _timeouts((*loc, "timeouts"), spec.timeouts)
+    if not removed.within(*loc, "retries", "backoff"):
+        yield from _backoff((*loc, "retries", "backoff"), spec.retries.backoff)
 
 
 def _wire(loc: Loc, name: str, spec: ProviderSpec, removed: Removed) -> Iterator[Found]:
@@ -83,11 +85,10 @@ def _timeouts(loc: Loc, spec: TimeoutsSpec) -> Iterator[Found]:
             yield ((*loc, place), f"{phase} ({seconds:g}s) is longer than total ({spec.total:g}s)")
 
 
-def _retries(loc: Loc, spec: RetriesSpec) -> Iterator[Found]:
-    initial, longest = spec.backoff.initial, spec.backoff.max
-    if initial > longest:
-        place = "initial" if "initial" in spec.backoff.model_fields_set else "max"
-        yield ((*loc, "backoff", place), f"initial ({initial:g}s) is longer than max ({longest:g}s)")
+def _backoff(loc: Loc, spec: BackoffSpec) -> Iterator[Found]:
+    if spec.initial > spec.max:
+        place = "initial" if "initial" in spec.model_fields_set else "max"
+        yield ((*loc, place), f"initial ({spec.initial:g}s) is longer than max ({spec.max:g}s)")
 
 
 def _service_accounts(spec: ServiceAccountsSpec, removed: Removed) -> Iterator[Found]:

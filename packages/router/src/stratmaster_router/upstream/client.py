@@ -31,6 +31,7 @@ class UpstreamClient:
         self._urls = {endpoint: URL(f"{base}/{endpoint.value}") for endpoint in Endpoint}
         headers = {
             "Content-Type": "application/json",
+            "Accept": "*/*",
             "Accept-Encoding": "identity",
             "User-Agent": "stratmaster-router",
         }
