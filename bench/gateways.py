@@ -131,13 +131,13 @@ def _smg(site: Site) -> Launch:
     )
 
 
-def _node_gateway(package: str, entry: str, site: Site) -> Launch:
+def _portkey(site: Site) -> Launch:
     node = shutil.which("node")
     if node is None:
         raise NotStarted("node is not installed")
-    modules = install.node_package(site.cache, package)
+    script = install.node_package(site.cache, "portkey") / "@portkey-ai/gateway/build/start-server.js"
     return Launch(
-        command=[node, str(modules / entry), "--headless", f"--port={site.port}"],
+        command=[node, str(script), "--headless", f"--port={site.port}"],
         health="/",
         headers={
             **_JSON,
@@ -148,15 +148,6 @@ def _node_gateway(package: str, entry: str, site: Site) -> Launch:
         # It refuses private hosts unless they are named.
         environment={"NODE_ENV": "production", "TRUSTED_CUSTOM_HOSTS": "127.0.0.1,localhost"},
     )
-
-
-def _portkey(site: Site) -> Launch:
-    """Portkey's own package, or the fork where that cannot be installed."""
-    entry = "{}/build/start-server.js"
-    try:
-        return _node_gateway("portkey", entry.format("@portkey-ai/gateway"), site)
-    except NotStarted:
-        return _node_gateway("llmops", entry.format("@llmops/gateway"), site)
 
 
 def _litellm(site: Site) -> Launch:

@@ -21,7 +21,7 @@ PYPI = {
     "litellm": ["litellm[proxy]==1.106.2", "opentelemetry-sdk==1.45.2", "opentelemetry-exporter-otlp==1.45.2"],
     "matplotlib": ["matplotlib==3.11.2"],
 }
-NPM = {"portkey": "@portkey-ai/gateway@1.15.2", "llmops": "@llmops/gateway@0.6.10"}
+NPM = {"portkey": "@portkey-ai/gateway@1.15.2"}
 # The one of its own lock file: streams fail with the newest that its range admits (its issue 1389).
 NPM_OVERRIDES = {"@hono/node-server": "1.13.5"}
 DEBIAN = {"wrk": "wrk", "nginx": "nginx-light"}

@@ -883,6 +883,57 @@ INVALID = {
         line 5: providers.groq.timeouts.total: idle (30s) is longer than total (10s)
         """,
     ),
+    "order_unknown_where_a_bound_is_invalid": (
+        """
+        providers:
+          openai:
+            timeouts: {first_byte: 20m, total: 30}
+            retries: {backoff: {initial: 5s, max: 10}}
+        tenants: {}
+        """,
+        """
+        line 3: providers.openai.timeouts.total: the number 30 has no unit; write 30s for seconds (units: ms, s, m, h)
+        line 4: providers.openai.retries.backoff.max: the number 10 has no unit; write 10s for seconds (units: ms, s, m, h)
+        """,
+    ),
+    "cross_checks_beside_invalid_parts": (
+        """
+        providers:
+          a: {wire: 1, litellm_provider: x}
+          b: {wire: litellm, litellm_provider: "x y"}
+          c: {base_url: 1, egress: {allow_hosts: [h]}, tls: {ca: /a}}
+          d: {base_url: "http://h", egress: {allow_hosts: ["*"]}, tls: {cert: 1, key: /k}}
+          e: 1
+        tenants:
+          acme:
+            providers:
+              e: {models: {t: {default: m}}}
+              f: {models: {t: {default: m}}}
+              openai: {models: {t: 1}}
+              groq: {enabled: 1}
+        """,
+        """
+        line 2: providers.a.wire: expected openai or litellm, got the number 1
+        line 3: providers.b.litellm_provider: expected a name of letters, digits, '.', '_' and '-' (at most 64, beginning with a letter or digit), got 'x y'
+        line 4: providers.c.base_url: expected an http:// or https:// address such as https://api.example.com/v1, got the number 1
+        line 5: providers.d.egress.allow_hosts[0]: expected a host name without scheme, port or path, got '*'
+        line 5: providers.d.tls: a certificate is of no use at an http:// address; write base_url with https://
+        line 5: providers.d.tls.cert: expected the path of a file, got the number 1; write it in quotes
+        line 6: providers.e: expected a mapping, got the number 1
+        line 11: tenants.acme.providers.f: unknown provider 'f'; declare it under providers: or use a built-in name
+        line 12: tenants.acme.providers.openai.models.t: expected a mapping, got the number 1
+        line 13: tenants.acme.providers.groq.enabled: expected true or false, got the number 1
+        """,
+    ),
+    "providers_section_invalid": (
+        """
+        providers: [mine]
+        tenants: {acme: {providers: {mine: {models: {t: {default: m}}}}}}
+        """,
+        """
+        line 1: providers: expected a mapping, got a list
+        """,
+    ),
     "backoff_order": (
         """
         providers:

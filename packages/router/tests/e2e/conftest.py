@@ -12,6 +12,12 @@ providers:
   first:
     base_url: {mock}/v1
     timeouts: {{connect: 2s, first_byte: 20s, idle: 20s, total: 60s}}
+  brief:
+    base_url: {mock}/v1
+    timeouts: {{connect: 50ms, first_byte: 50ms, idle: 50ms, total: 10s}}
+  brief-in-all:
+    base_url: {mock}/v1
+    timeouts: {{connect: 50ms, first_byte: 50ms, idle: 50ms, total: 50ms}}
 tenants:
   acme:
     providers:
@@ -25,6 +31,14 @@ tenants:
           failing: {{default: "gpt-4.1@status=503"}}
           limited: {{default: "gpt-4.1@status=429,retry_after=30ms"}}
           rejecting: {{default: "gpt-4.1@status=422"}}
+      brief:
+        models:
+          silent: {{default: "gpt-4.1@fault=stall-before-headers"}}
+          stalling: {{default: "gpt-4.1@fault=stall-after-first-byte"}}
+      brief-in-all:
+        models:
+          late: {{default: "gpt-4.1@fault=stall-before-headers"}}
+          endless: {{default: "gpt-4.1@chunks=100,gap=20ms"}}
 """
 
 

@@ -66,7 +66,7 @@ def test_metrics_and_access_log_are_exact_with_workers(
             assert scrape.total("litellm_time_to_first_token_seconds_count") == lines
         assert len(upstream.requests()) == 3 * lines
 
-        assert served.terminate() == 0
+        served.terminate()
         logged = served.access_lines()
         assert sorted(line["request_id"] for line in logged) == sorted(a.headers["x-request-id"] for a in answers)
         assert Counter((line["path"], line["status"], line.get("code")) for line in logged) == {
@@ -133,7 +133,7 @@ def test_killed_worker_is_replaced_and_counters_stay(policy: str, upstream: Mock
                 assert scraped(lines[0]).by_labels("litellm_requests_total")[chat] == 80
                 assert scraped(lines[0]).by_labels("litellm_input_tokens_total")[chat] == 240
 
-        assert served.terminate() == 0
+        served.terminate()
         # The killed worker's two hanging requests have no line; the other two ended with their clients.
         assert Counter(line["status"] for line in served.access_lines()) == {200: 80, 499: 2}
 
@@ -206,7 +206,10 @@ def test_worker_killed_under_an_invalid_policy_does_not_end_the_service(policy: 
         )
 
         os.kill(served.children()[0], signal.SIGKILL)
-        wait_until(lambda: "died" in served.stderr(), "the supervisor has noticed")
+        wait_until(
+            lambda: served.stderr().count('"Child process') > 1 or served.stderr().count('"policy in force"') == 3,
+            "the new worker has come up or has failed to",
+        )
         for _ in range(20):
             answer = served.call("POST", "/v1/chat/completions", CHAT)
             assert (answer.status, answer.headers["x-router-policy"]) == (200, old)
@@ -251,8 +254,17 @@ def test_port_is_free_again_after_the_end(policy: str, tmp_path: Path) -> None:
             "stratmaster-router"
         ]
 
-        assert served.terminate() == 0
+        served.terminate()
         assert [pid for pid in workers if Path(f"/proc/{pid}").exists()] == []
         assert list(tmp_path.glob("stratmaster-router-*")) == []
         with pytest.raises(ConnectionRefusedError):
             served.call("GET", "/healthz")
+
+
+def test_workers_end_with_their_supervisor(policy: str, tmp_path: Path) -> None:
+    """A supervisor that is killed leaves no worker that would hold the port and serve unsupervised."""
+    with serving(tmp_path, policy, workers=2) as served, served.lines(2):
+        workers = served.children()
+        served.signal(signal.SIGKILL)
+        served.wait()
+        wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), "the workers have ended", 10)

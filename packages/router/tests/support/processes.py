@@ -4,23 +4,34 @@ import contextlib
 import http.client
 import os
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import msgspec
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
+
 from support.servers import ACME_KEY, REPOSITORY, START_WITHIN, Mock
 
 COMMAND = str(Path(sys.executable).with_name("stratmaster-router"))
 MOCK = REPOSITORY / "scripts" / "mock_openai.py"
 STOP_WITHIN = 40.0  # seconds; longer than the router's own grace
 ACME = {"Authorization": f"Bearer {ACME_KEY}", "X-Tenant-ID": "acme", "Content-Type": "application/json"}
+
+
+def part_missing(reason: str) -> NoReturn:
+    """A real part is not here: that skips a test on a developer's machine and fails it in CI."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason)
+    pytest.skip(reason)
 
 
 def wait_until(condition: Callable[[], bool], what: str, seconds: float = START_WITHIN) -> None:
@@ -60,21 +71,6 @@ def clean_environ(**changes: str) -> dict[str, str]:
     """This process's environment without what would configure a router, and with `changes`."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("ROUTER_", "PROMETHEUS_"))}
     return {**kept, "COLUMNS": "200", "NO_COLOR": "1", **changes}
-
-
-def finished(
-    arguments: list[str], cwd: Path, environ: Mapping[str, str] | None = None, seconds: float = 30.0
-) -> subprocess.CompletedProcess[str]:
-    """Run `arguments` to their end, with what they print."""
-    return subprocess.run(
-        arguments,
-        cwd=cwd,
-        env=clean_environ(**(environ or {})),
-        capture_output=True,
-        text=True,
-        timeout=seconds,
-        check=False,
-    )
 
 
 class Answer(NamedTuple):
@@ -202,8 +198,8 @@ def process(
 
     `stdout` is a file descriptor to print to instead of a file of the test's.
     """
-    name = secrets.token_hex(4)
-    out, err = folder / f"{name}.out", folder / f"{name}.err"
+    printed = Path(tempfile.mkdtemp(prefix="process-"))
+    out, err = printed / "stdout", printed / "stderr"
     with out.open("wb") as out_file, err.open("wb") as err_file:
         popen = subprocess.Popen(
             arguments,
@@ -225,6 +221,23 @@ def process(
         with contextlib.suppress(ProcessLookupError):
             os.killpg(popen.pid, signal.SIGKILL)
         popen.wait()
+        shutil.rmtree(printed)
+
+
+class Ended(NamedTuple):
+    """What became of a process."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def finished(
+    arguments: list[str], folder: Path, environ: Mapping[str, str] | None = None, seconds: float = 30.0
+) -> Ended:
+    """Run `arguments` in `folder` to their end; fails where it does not come within `seconds`."""
+    with process(arguments, folder, environ) as ran:
+        return Ended(ran.wait(seconds), ran.stdout(), ran.stderr())
 
 
 class Served(Process):
@@ -287,6 +300,9 @@ class Served(Process):
                 line.close()
 
 
+_LABELS = ("tenant", "provider", "model", "code")
+
+
 class Scrape:
     """The samples of one scrape."""
 
@@ -298,9 +314,9 @@ class Scrape:
         return sum(sample.value for sample in self._samples if sample.name == name)
 
     def by_labels(self, name: str) -> dict[tuple[str, ...], float]:
-        """The samples called `name`, by the values of their labels in the metric's own order, without zeros."""
+        """The samples called `name` that are not zero, by those of tenant, provider, model and code that they have."""
         return {
-            tuple(sample.labels.values()): sample.value
+            tuple(sample.labels[label] for label in _LABELS if label in sample.labels): sample.value
             for sample in self._samples
             if sample.name == name and sample.value
         }
@@ -323,7 +339,7 @@ def serving(
     arguments = [COMMAND, "serve", "--policy", "policy.yaml", "--host", "127.0.0.1", "--port", str(port)]
     given = {"ROUTER_KEYS_DIR": "keys", "ROUTER_ACCESS_LOG": str(folder / "access.log"), **(environ or {})}
     with process([*arguments, "--workers", str(workers)], folder, given, stdout) as ran:
-        wait_until(lambda: _healthy(port) or not ran.running(), "the router answers at /healthz")
+        wait_until(lambda: healthy(port) or not ran.running(), "the router answers at /healthz")
         assert ran.running(), ran.stderr()
         yield Served(ran, port, folder)
 
@@ -333,12 +349,13 @@ def mock_process(folder: Path) -> Iterator[Mock]:
     """`scripts/mock_openai.py` on a free port."""
     port = free_port()
     with process([sys.executable, str(MOCK), "--port", str(port)], folder) as ran:
-        wait_until(lambda: _healthy(port) or not ran.running(), "the mocked provider answers at /healthz")
+        wait_until(lambda: healthy(port) or not ran.running(), "the mocked provider answers at /healthz")
         assert ran.running(), ran.stderr()
         yield Mock(f"http://127.0.0.1:{port}")
 
 
-def _healthy(port: int) -> bool:
+def healthy(port: int) -> bool:
+    """Whether `/healthz` answers at `port`."""
     line = Line(port)
     try:
         return line.get("/healthz").status == 200

@@ -8,6 +8,7 @@ import structlog
 from stratmaster_router.api.body import check_media_type, read_body
 from stratmaster_router.api.errors import Headers, error_body, wire_error
 from stratmaster_router.api.guard import Receive, Scope, Send, Visit
+from stratmaster_router.api.protocol import WHOLE_ANSWER, WholeAnswer
 from stratmaster_router.domain.errors import ClientDisconnected, RouterError
 from stratmaster_router.domain.routing import Decision, Endpoint, Hop
 from stratmaster_router.gateway.pipeline import Gateway
@@ -53,6 +54,9 @@ class OpenAIEndpoint:
                 watch.close()
                 headers = self._headers(answered, settlement)
                 headers.append((b"content-length", b"%d" % len(whole)))
+                answer_whole: WholeAnswer | None = visit.extensions.get(WHOLE_ANSWER)
+                if answer_whole is not None and answer_whole(headers, whole):
+                    return
                 await send({"type": "http.response.start", "status": 200, "headers": headers})
                 await send({"type": "http.response.body", "body": whole})
             else:

@@ -1,21 +1,54 @@
-"""uvicorn's HTTP protocol, with an answer's head and body gathered into one write.
+"""uvicorn's HTTP protocol, with shorter ways for an answer.
 
-uvicorn writes the head, then the body; uvloop sends each write at once. One system call and one TCP segment instead of
-two saves about 15 µs of CPU a request (docs/decisions/0004).
+uvicorn writes the head and then the body, and uvloop sends each write at once; it also searches each header twice with
+a regular expression. One write for both, and an ASGI extension for whole answers whose headers are known to be sound,
+save about 25 µs of CPU a request (docs/decisions/0004).
 """
 
 import asyncio
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+
+# In a scope's extensions: `answer(headers, body) -> bool`, which answers 200 with a body whose length is among the
+# headers. Where it returns False nothing has been sent, and the ordinary way is to be taken.
+WHOLE_ANSWER = "stratmaster.whole_answer"
+
+WholeAnswer = Callable[[list[tuple[bytes, bytes]], bytes], bool]
 
 
 class GatheringProtocol(HttpToolsProtocol):
-    """`HttpToolsProtocol` over a transport that joins an answer's head to the first bytes of its body."""
+    """`HttpToolsProtocol` that joins an answer's head to the first bytes of its body."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn declares it
         """Begin a connection."""
         super().connection_made(_GatheringTransport(transport, self.loop))  # type: ignore[arg-type]
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        extensions: dict[str, Any] = {WHOLE_ANSWER: partial(_answer_whole, cycle)}
+        cycle.scope["extensions"] = extensions
+        super()._start_asgi_task(cycle, app)
+
+
+def _answer_whole(cycle: RequestResponseCycle, headers: list[tuple[bytes, bytes]], body: bytes) -> bool:
+    if cycle.flow.write_paused or cycle.response_started or not cycle.keep_alive:
+        return False
+    if cycle.disconnected:
+        return True
+    parts = [STATUS_LINE[200]]
+    for name, value in cycle.default_headers:
+        parts += (name, b": ", value, b"\r\n")
+    for name, value in headers:
+        parts += (name, b": ", value, b"\r\n")
+    parts += (b"\r\n", body)
+    cycle.response_started = cycle.response_complete = True
+    cycle.waiting_for_100_continue = False
+    cycle.transport.write(b"".join(parts))
+    cycle.message_event.set()
+    cycle.on_response()
+    return True
 
 
 class _GatheringTransport:
@@ -31,7 +64,7 @@ class _GatheringTransport:
     def write(self, data: bytes) -> None:
         if self._head:
             data, self._head = self._head + data, b""
-        elif data.startswith(b"HTTP/1.1 "):
+        elif data.startswith(b"HTTP/1.1 ") and data.endswith(b"\r\n\r\n"):
             self._head = data
             self._call_soon(self._flush)
             return

@@ -16,6 +16,9 @@ class Endpoint(StrEnum):
     COMPLETIONS = "completions"
     EMBEDDINGS = "embeddings"
 
+    # An enum's own hash is a Python function, and every request looks its endpoint up.
+    __hash__ = str.__hash__
+
 
 @dataclass(frozen=True, slots=True)
 class Principal:

@@ -59,6 +59,6 @@ def reach(name: str, spec: ProviderSpec) -> Reach:
         wire=wire,
         litellm_provider=spec.litellm_provider or (known.litellm_provider if wire == "litellm" else None),
         base_url=spec.base_url or (known.base_url if same_wire else None),
-        endpoint_env=known.endpoint_env if same_wire and spec.base_url is None else None,
+        endpoint_env=known.endpoint_env if same_wire else None,
         api_key=spec.api_key or known.api_key,
     )

@@ -205,6 +205,23 @@ def test_text_of_exactly_the_limit_passes(snapshot: Snapshot) -> None:
     assert decide(snapshot, ACME, ask("gpt-4.1", longest_text=2001)).refusal is Refusal.RAW_DOCS_FORBIDDEN
 
 
+def test_each_provider_has_its_own_limit() -> None:
+    """A text passes where it fits, whatever the limit of another provider says."""
+    text = """
+    tenants:
+      acme:
+        providers:
+          openai: {models: {t: {default: m}}, privacy: {max_snippet_chars: 5}}
+          groq: {models: {t: {default: m}}, privacy: {max_snippet_chars: 7}}
+    """
+    snapshot = compile_policy(parse(text), "hash", {}, str)
+
+    def reached(longest_text: int) -> list[str]:
+        return [hop.provider.name for hop in decide(snapshot, ACME, ask("t", longest_text=longest_text)).hops]
+
+    assert [reached(length) for length in (5, 6, 7, 8)] == [["openai", "groq"], ["groq"], ["groq"], []]
+
+
 def test_limit_of_a_provider_that_may_have_raw_documents_has_no_effect(snapshot: Snapshot) -> None:
     """send_raw_docs: true stands above max_snippet_chars."""
     assert decide(snapshot, ACME, ask("llama3-8b", longest_text=10**9)).hops == (hop(snapshot, "local", "llama3-8b"),)

@@ -1,0 +1,152 @@
+"""Nothing but an explicit list is reached without a credential: the route table says so, and a running router."""
+
+import http.client
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from stratmaster_router.api.guard import OPEN_PATHS, guarded
+from stratmaster_router.app import Router
+from stratmaster_router.settings import Settings
+from support.servers import ACME_KEY, RunningRouter, running_router
+
+POLICY = "tenants: {acme: {providers: {openai: {models: {reasoning: {default: gpt-4.1}}}}}}\n"
+SPELLINGS = [
+    "/v1",
+    "/v1/",
+    "/v1/nothing",
+    "/admin",
+    "/admin/",
+    "/admin/keys",
+    "/V1/models",
+    "//v1/models",
+    "/v1//models",
+    "/./v1/models",
+    "/healthz/../v1/models",
+    "/healthz/../../v1/models",
+    "/%76%31/models",
+    "/v1%2Fmodels",
+    "/v1/models%00",
+    "/v1;x/models",
+    "/v1/models?x=/healthz",
+    "/internal/metrics/../../v1/models",
+    "/healthz;/v1/models",
+    "/openapi.json/../v1/models",
+]
+
+
+def walk(routes: Iterable[Any]) -> Iterator[tuple[str, frozenset[str]]]:
+    """Every path that the app serves, with its methods; fails on a kind of route that nobody knows."""
+    for route in routes:
+        if hasattr(route, "original_router"):  # FastAPI keeps an included router as one entry
+            yield from walk(route.original_router.routes)
+        else:
+            assert route.methods, route
+            yield route.path, frozenset(route.methods)
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, frozenset[str]]]:
+    """The route table of a real router, which is not started."""
+    folder = tmp_path_factory.mktemp("table")
+    (folder / "policy.yaml").write_text(POLICY)
+    router = Router(Settings(policy=folder / "policy.yaml", access_log="off"))
+    paths = list(walk(router.fastapi.routes))
+    # The document is made by FastAPI's own walk: neither may know a route that the other does not.
+    assert {path.replace(":path}", "}") for path, _ in paths} - {"/openapi.json"} == set(
+        router.fastapi.openapi()["paths"]
+    )
+    return paths
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningRouter]:
+    """A router for the module; no test here gets past the guard."""
+    with running_router(tmp_path_factory.mktemp("router"), POLICY) as router:
+        yield router
+
+
+def ask(router: RunningRouter, method: str, path: str, headers: dict[str, str]) -> tuple[int, bytes]:
+    """Status and body of one request, its path sent as it is written."""
+    connection = http.client.HTTPConnection("127.0.0.1", router.port, timeout=10)
+    connection.putrequest(method, path, skip_accept_encoding=True)
+    for name, value in headers.items():
+        connection.putheader(name, value)
+    connection.endheaders()
+    response = connection.getresponse()
+    body = response.read()
+    connection.close()
+    return response.status, body
+
+
+def test_every_route_is_guarded_or_on_the_list(table: list[tuple[str, frozenset[str]]]) -> None:
+    """A new route that is neither fails here, and so does an entry of the list that no route has."""
+    paths = {path for path, _ in table}
+
+    assert {path for path in paths if not guarded(path)} == OPEN_PATHS
+    assert not any(guarded(path) for path in OPEN_PATHS)
+    assert len(paths) == len(table)
+
+
+def test_route_table_is_this_one(table: list[tuple[str, frozenset[str]]]) -> None:
+    """The endpoints of wire.md and nothing else."""
+    assert dict(table) == {
+        "/openapi.json": {"GET", "HEAD"},
+        "/healthz": {"GET"},
+        "/readyz": {"GET"},
+        "/internal/metrics": {"GET"},
+        "/v1/chat/completions": {"POST"},
+        "/v1/completions": {"POST"},
+        "/v1/embeddings": {"POST"},
+        "/v1/models": {"GET"},
+        "/v1/models/{model:path}": {"GET"},
+    }
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"])
+def test_guarded_routes_answer_nobody_without_a_key(
+    table: list[tuple[str, frozenset[str]]], running: RunningRouter, method: str
+) -> None:
+    """Whatever the method, an unjudged caller learns nothing, not even whether the method is right."""
+    guarded_paths = [path.replace("{model:path}", "reasoning") for path, _ in table if guarded(path)]
+    for path in guarded_paths:
+        status, body = ask(running, method, path, {"X-Tenant-ID": "acme"})
+        assert (path, status) == (path, 401)
+        if method != "HEAD":
+            assert json.loads(body)["error"]["code"] == "missing_api_key"
+    assert len(guarded_paths) == 5
+
+
+@pytest.mark.parametrize("path", sorted(OPEN_PATHS))
+def test_open_routes_answer_without_a_key(running: RunningRouter, path: str) -> None:
+    """The list is served to anybody."""
+    status, body = ask(running, "GET", path, {})
+
+    assert status == 200
+    assert len(body) > 0
+
+
+@pytest.mark.parametrize("path", SPELLINGS)
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_no_spelling_of_a_path_gets_around_the_guard(running: RunningRouter, method: str, path: str) -> None:
+    """Another case, encoding or detour is refused or is no path at all, and never an answer."""
+    status, body = ask(running, method, path, {"X-Tenant-ID": "acme"})
+
+    assert (status, json.loads(body)["error"]["code"]) in [(401, "missing_api_key"), (404, "not_found")]
+
+
+def test_document_asks_for_credentials_where_the_guard_does(tmp_path: Path) -> None:
+    """Each operation of the OpenAPI document is marked as guarded exactly where it is."""
+    with running_router(tmp_path, POLICY) as router:
+        document = json.loads(ask(router, "GET", "/openapi.json", {})[1])
+        status, _ = ask(router, "GET", "/v1/models", {"X-Tenant-ID": "acme", "Authorization": f"Bearer {ACME_KEY}"})
+
+    assert status == 200
+    marked = {
+        path: {method: operation.get("security", []) for method, operation in item.items()}
+        for path, item in document["paths"].items()
+    }
+    for path, operations in marked.items():
+        assert set(map(str, operations.values())) == ({"[{'key': []}]"} if guarded(path) else {"[]"}), path

@@ -1,0 +1,113 @@
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+from e2e.conftest import POLICY
+from support.processes import COMMAND, Line, finished, free_port, healthy, process, serving, wait_until
+
+VALID = POLICY.format(mock="http://127.0.0.1:9")
+INVALID = """\
+providers:
+  openai: {base_urll: http://127.0.0.1:9}
+tenants:
+  acme:
+    providers:
+      openai: {models: {reasoning: {defualt: gpt-4.1}}}
+"""
+
+
+def refused(folder: Path, arguments: list[str], environ: dict[str, str], workers: int) -> list[str]:
+    """The lines that `serve` prints when it cannot start; it must end with 1, in words and not in a traceback."""
+    (folder / "policy.yaml").write_text(VALID)
+    ended = finished([COMMAND, "serve", *arguments, "--workers", str(workers)], folder, environ, seconds=10)
+    assert (ended.returncode, ended.stdout, ended.stderr.count("Traceback")) == (1, "", 0)
+    return ended.stderr.splitlines()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_serve_refuses_an_invalid_policy_with_every_problem(workers: int, tmp_path: Path) -> None:
+    """Each problem of the policy stands on a line of its own, with its place and what would be right."""
+    (tmp_path / "invalid.yaml").write_text(INVALID)
+    assert refused(tmp_path, ["--policy", "invalid.yaml", "--port", str(free_port())], {}, workers) == [
+        "line 2: providers.openai.base_urll: unknown field, did you mean 'base_url'?",
+        "line 6: tenants.acme.providers.openai.models.reasoning.defualt: unknown field, did you mean 'default'?",
+    ]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(
+    ("arguments", "environ", "words"),
+    [
+        (["--policy", "missing.yaml"], {}, ["missing.yaml", "No such file"]),
+        (["--policy", "."], {}, ["not a regular file"]),
+        ([], {"ROUTER_POLICY": "missing.yaml"}, ["missing.yaml", "No such file"]),
+        (["--policy", "policy.yaml"], {"ROUTER_PORT": "x"}, ["ROUTER_PORT", "integer"]),
+        (["--policy", "policy.yaml", "--port", "65536"], {}, ["ROUTER_PORT", "65535"]),
+        (["--policy", "policy.yaml"], {"ROUTER_LOG_LEVEL": "loud"}, ["ROUTER_LOG_LEVEL", "debug", "error"]),
+        (["--policy", "policy.yaml"], {"ROUTER_KEYS_DIR": "missing-keys"}, ["missing-keys", "No such file"]),
+        (["--policy", "policy.yaml"], {"ROUTER_KEYS_DIR": "policy.yaml"}, ["policy.yaml", "Not a directory"]),
+        (["--policy", "policy.yaml"], {"ROUTER_ACCESS_LOG": "missing/access.log"}, ["missing/access.log"]),
+        (["--policy", "policy.yaml"], {"ROUTER_ACCESS_LOG": "."}, [".", "Is a directory"]),
+        (["--policy", "policy.yaml", "--host", "203.0.113.1"], {}, ["203.0.113.1", "assign requested address"]),
+        (["--policy", "policy.yaml", "--host", "no-such-host.invalid"], {}, ["no-such-host.invalid"]),
+    ],
+)
+def test_serve_refuses_what_it_cannot_use_in_one_line(
+    arguments: list[str], environ: dict[str, str], words: list[str], workers: int, tmp_path: Path
+) -> None:
+    """What cannot be used ends `serve` at once, with one line that names it, however many workers were asked for."""
+    port = {} if "--port" in arguments or "ROUTER_PORT" in environ else {"ROUTER_PORT": str(free_port())}
+    lines = refused(tmp_path, arguments, {**port, **environ}, workers)
+    assert len(lines) == 1, lines
+    assert [word for word in words if word not in lines[0]] == []
+
+
+def test_serve_names_every_wrong_setting(tmp_path: Path) -> None:
+    """Two wrong settings are two lines."""
+    lines = refused(tmp_path, [], {"ROUTER_PORT": "x", "ROUTER_BODY_LIMIT": "0"}, 1)
+    assert [line.partition(":")[0] for line in lines] == ["ROUTER_PORT", "ROUTER_BODY_LIMIT"]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_serve_refuses_a_port_that_is_taken(workers: int, tmp_path: Path) -> None:
+    """Where another program listens already `serve` says so, with the address, and ends with 1."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        lines = refused(tmp_path, ["--policy", "policy.yaml", "--port", str(port)], {}, workers)
+    assert len(lines) == 1, lines
+    assert f"127.0.0.1:{port}" in lines[0]
+    assert "ddress already in use" in lines[0]
+
+
+def test_serve_takes_its_options_before_the_environment(tmp_path: Path) -> None:
+    """An option wins over the variable of the same setting."""
+    with serving(
+        tmp_path, VALID, environ={"ROUTER_PORT": "1", "ROUTER_POLICY": "missing", "ROUTER_WORKERS": "0"}
+    ) as on:
+        assert on.call("GET", "/healthz").status == 200
+
+
+def test_serve_without_keys_refuses_every_request_and_says_so(tmp_path: Path) -> None:
+    """A router without keys starts, warns the operator and lets nobody in."""
+    with serving(tmp_path, VALID, environ={"ROUTER_KEYS_DIR": ""}) as served:
+        assert served.call("GET", "/v1/models").status == 401
+        assert "no API key is known" in served.stderr()
+
+
+def test_module_is_the_same_command(tmp_path: Path) -> None:
+    """`python -m stratmaster_router` prints the help of `stratmaster-router` to the letter, and serves as it does."""
+    module = [sys.executable, "-m", "stratmaster_router"]
+    for arguments in (["--help"], ["serve", "--help"]):
+        by_name = finished([COMMAND, *arguments], tmp_path)
+        by_module = finished([*module, *arguments], tmp_path)
+        assert (by_module.returncode, by_module.stdout, by_module.stderr) == (0, by_name.stdout, by_name.stderr)
+        assert "stratmaster-router" in by_name.stdout
+
+    (tmp_path / "policy.yaml").write_text(VALID)
+    port = free_port()
+    with process([*module, "serve", "--policy", "policy.yaml", "--port", str(port)], tmp_path) as ran:
+        wait_until(lambda: healthy(port) or not ran.running(), "the router is up")
+        line = Line(port)
+        assert line.get("/readyz").status == 200
+        line.close()

@@ -1,0 +1,133 @@
+"""The settings: environment variables, read in one place."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+from stratmaster_router.settings import Settings, SettingsInvalid
+
+DEFAULTS: dict[str, Any] = {
+    "policy": Path("configs/router/models-policy.yaml"),
+    "host": "127.0.0.1",
+    "port": 8086,
+    "workers": 1,
+    "keys_dir": None,
+    "database_url": None,
+    "log_level": "info",
+    "access_log": "stdout",
+    "body_limit": 33_554_432,
+    "body_timeout": 30.0,
+    "trust_env": False,
+}
+GIVEN: dict[str, tuple[str, Any]] = {
+    "policy": ("/etc/router/policy.yaml", Path("/etc/router/policy.yaml")),
+    "host": ("0.0.0.0", "0.0.0.0"),
+    "port": ("0", 0),
+    "workers": ("4", 4),
+    "keys_dir": ("/var/run/secrets/keys", Path("/var/run/secrets/keys")),
+    "database_url": ("sqlite:///router.db", "sqlite:///router.db"),
+    "log_level": ("debug", "debug"),
+    "access_log": ("off", "off"),
+    "body_limit": ("1024", 1024),
+    "body_timeout": ("0.5", 0.5),
+    "trust_env": ("true", True),
+}
+
+
+def test_every_setting_has_its_default() -> None:
+    """Nothing set gives a router on loopback with no keys; other variables are not ours."""
+    assert Settings.from_environ({}).model_dump() == DEFAULTS
+    assert Settings.from_environ({"PORT": "1", "router_port": "2", "HOME": "/root"}).model_dump() == DEFAULTS
+
+
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_empty_variable_counts_as_unset(name: str) -> None:
+    """A variable that is there but empty, as compose files leave it, is the default."""
+    assert Settings.from_environ({f"ROUTER_{name.upper()}": ""}).model_dump() == DEFAULTS
+
+
+@pytest.mark.parametrize("name", GIVEN)
+def test_each_variable_sets_its_field_and_no_other(name: str) -> None:
+    """`ROUTER_<FIELD>` is read into the field's type."""
+    written, value = GIVEN[name]
+
+    settings = Settings.from_environ({f"ROUTER_{name.upper()}": written})
+
+    assert settings.model_dump() == {**DEFAULTS, name: value}
+
+
+def test_all_variables_together() -> None:
+    """All of them may be set at once; the table above knows every field."""
+    settings = Settings.from_environ({f"ROUTER_{name.upper()}": written for name, (written, _) in GIVEN.items()})
+
+    assert settings.model_dump() == {name: value for name, (_, value) in GIVEN.items()}
+    assert set(Settings.model_fields) == set(GIVEN) == set(DEFAULTS)
+
+
+INTEGER = "Input should be a valid integer, unable to parse string as an integer"
+WRONG = [
+    ("port", "http", INTEGER),
+    ("port", "80.5", INTEGER),
+    ("port", "-1", "Input should be greater than or equal to 0"),
+    ("port", "65536", "Input should be less than or equal to 65535"),
+    ("workers", "0", "Input should be greater than or equal to 1"),
+    ("workers", "257", "Input should be less than or equal to 256"),
+    ("workers", "auto", INTEGER),
+    ("log_level", "INFO", "Input should be 'debug', 'info', 'warning' or 'error'"),
+    ("log_level", "trace", "Input should be 'debug', 'info', 'warning' or 'error'"),
+    ("body_limit", "0", "Input should be greater than or equal to 1"),
+    ("body_limit", "32MiB", INTEGER),
+    ("body_timeout", "0", "Input should be greater than 0"),
+    ("body_timeout", "30s", "Input should be a valid number, unable to parse string as a number"),
+    ("trust_env", "maybe", "Input should be a valid boolean, unable to interpret input"),
+]
+
+
+@pytest.mark.parametrize(("name", "written", "problem"), WRONG)
+def test_wrong_variable_is_named_with_what_would_be_right(name: str, written: str, problem: str) -> None:
+    """The message names the variable as the operator wrote it."""
+    with pytest.raises(SettingsInvalid) as raised:
+        Settings.from_environ({f"ROUTER_{name.upper()}": written})
+
+    assert str(raised.value) == f"ROUTER_{name.upper()}: {problem}"
+
+
+@pytest.mark.parametrize("written", ["nan", "-inf", "-1"])
+def test_body_timeout_is_a_length_of_time(written: str) -> None:
+    """What is no length of time would refuse every body."""
+    with pytest.raises(SettingsInvalid) as raised:
+        Settings.from_environ({"ROUTER_BODY_TIMEOUT": written})
+
+    assert str(raised.value).startswith("ROUTER_BODY_TIMEOUT: ")
+
+
+def test_all_problems_are_told_at_once() -> None:
+    """An operator mends every variable in one go."""
+    with pytest.raises(SettingsInvalid) as raised:
+        Settings.from_environ(
+            {"ROUTER_PORT": "x", "ROUTER_HOST": "::1", "ROUTER_WORKERS": "0", "ROUTER_TRUST_ENV": "?"}
+        )
+
+    assert str(raised.value).splitlines() == [
+        f"ROUTER_PORT: {INTEGER}",
+        "ROUTER_WORKERS: Input should be greater than or equal to 1",
+        "ROUTER_TRUST_ENV: Input should be a valid boolean, unable to interpret input",
+    ]
+
+
+def test_message_does_not_repeat_the_value() -> None:
+    """What stands in a variable may be a secret in the wrong place."""
+    with pytest.raises(SettingsInvalid) as raised:
+        Settings.from_environ({"ROUTER_PORT": "sk-secret"})
+
+    assert "sk-secret" not in str(raised.value)
+    assert raised.value.__suppress_context__
+
+
+def test_settings_cannot_change() -> None:
+    """What a part was made with stays what it reads."""
+    settings = Settings.from_environ({})
+
+    with pytest.raises(ValidationError):
+        settings.port = 1  # type: ignore[misc]  # what the test is about

@@ -1,0 +1,201 @@
+"""The clients of all providers: kept while their configuration stays, replaced when it changes."""
+
+import dataclasses
+import shutil
+import ssl
+import subprocess
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from stratmaster_router.domain.routing import Endpoint, Provider, Secret, Timeouts, TlsFiles
+from stratmaster_router.upstream.client import Misconfigured, Upstreams
+from stratmaster_router.upstream.tls import upstream_context
+from support.scripted import Exchange, Scripted, running_scripted
+
+PROVIDER = Provider("first", "openai", "http://127.0.0.1:9/v1", Secret("sk-upstream"))
+
+
+@pytest.fixture
+async def upstreams() -> AsyncIterator[Upstreams]:
+    """The clients of one router, closed after the test."""
+    upstreams = Upstreams()
+    yield upstreams
+    await upstreams.close()
+
+
+async def test_client_is_kept_for_the_same_and_for_an_equal_provider(upstreams: Upstreams) -> None:
+    """A reloaded policy that leaves a provider as it was keeps its connections."""
+    client = upstreams.client(PROVIDER)
+    equal = dataclasses.replace(PROVIDER)
+
+    assert equal is not PROVIDER
+    assert upstreams.client(PROVIDER) is client
+    assert upstreams.client(equal) is client
+    assert client.provider is equal
+
+
+CHANGES = [
+    {"base_url": "http://127.0.0.1:10/v1"},
+    {"api_key": Secret("sk-rotated")},
+    {"api_key": None},
+    {"timeouts": Timeouts(connect=1.0)},
+    {"tls": TlsFiles()},
+    {"allow_hosts": ("127.0.0.1",)},
+]
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=str)
+async def test_client_is_replaced_when_its_provider_changes(upstreams: Upstreams, change: dict[str, object]) -> None:
+    """A rotated key, another address or another certificate makes a new client, which is then the one that is kept."""
+    client = upstreams.client(PROVIDER)
+    changed = dataclasses.replace(PROVIDER, **change)  # type: ignore[arg-type]  # the table's values fit their fields
+
+    replaced = upstreams.client(changed)
+
+    assert replaced is not client
+    assert replaced.provider is changed
+    assert upstreams.client(changed) is replaced
+
+
+async def test_each_provider_has_its_own_client(upstreams: Upstreams) -> None:
+    """Two providers at one address share nothing."""
+    second = dataclasses.replace(PROVIDER, name="second")
+
+    assert upstreams.client(PROVIDER) is not upstreams.client(second)
+    assert upstreams.client(PROVIDER).provider is PROVIDER
+
+
+async def test_misconfigured_provider_has_no_client(upstreams: Upstreams) -> None:
+    """What policy found missing is said each time, and no call is made; once mended the provider works."""
+    broken = dataclasses.replace(PROVIDER, misconfigured="its key is missing: set OPENAI_API_KEY")
+
+    for _ in range(2):
+        with pytest.raises(Misconfigured, match=r"^its key is missing: set OPENAI_API_KEY$"):
+            upstreams.client(broken)
+
+    assert upstreams.client(PROVIDER).provider is PROVIDER
+
+
+async def test_client_stays_in_use_until_its_provider_can_be_called_again(upstreams: Upstreams) -> None:
+    """A change to a configuration that cannot work fails the hop, and the way back finds the client that was there."""
+    client = upstreams.client(PROVIDER)
+
+    with pytest.raises(Misconfigured):
+        upstreams.client(dataclasses.replace(PROVIDER, misconfigured="no address"))
+
+    assert upstreams.client(PROVIDER) is client
+
+
+TLS_FILES = [
+    ({"ca": "{folder}/not-there.pem"}, "No such file or directory"),
+    ({"ca": "{folder}/text.pem"}, "NO_CERTIFICATE_OR_CRL_FOUND|no certificate or crl found"),
+    ({"cert": "{folder}/not-there.pem"}, "No such file or directory"),
+    ({"cert": "{folder}/text.pem"}, "PEM"),
+]
+
+
+@pytest.mark.parametrize(("files", "problem"), TLS_FILES)
+async def test_certificate_that_cannot_be_used_is_never_left_out(
+    upstreams: Upstreams, tmp_path: Path, files: dict[str, str], problem: str
+) -> None:
+    """A missing or broken TLS file fails the hop; the call is never made without it."""
+    (tmp_path / "text.pem").write_text("not a certificate\n")
+    tls = TlsFiles(**{name: path.format(folder=tmp_path) for name, path in files.items()})
+
+    with pytest.raises(Misconfigured, match=rf"^its TLS files cannot be used: .*({problem})"):
+        upstreams.client(dataclasses.replace(PROVIDER, base_url="https://127.0.0.1:9/v1", tls=tls))
+
+
+def test_upstreams_are_verified() -> None:
+    """With and without files of its own a provider's certificate and name are checked."""
+    for files in (None, TlsFiles()):
+        context = upstream_context(files)
+        assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, True)
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificate")
+def test_own_authority_is_the_only_one(tmp_path: Path) -> None:
+    """A provider's own CA takes the place of the system's."""
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj /CN=ours"
+    made = [*command.split(), "-keyout", str(tmp_path / "key.pem"), "-out", str(tmp_path / "ca.pem")]
+    subprocess.run(made, check=True, capture_output=True, timeout=30)
+
+    context = upstream_context(TlsFiles(str(tmp_path / "ca.pem"), str(tmp_path / "ca.pem"), str(tmp_path / "key.pem")))
+
+    assert [dict(pair[0] for pair in ca["subject"])["commonName"] for ca in context.get_ca_certs()] == ["ours"]  # type: ignore[index, misc]  # typeshed knows no shape here
+
+
+def answer(exchange: Exchange) -> None:
+    """A short answer."""
+    exchange.answer(b"{}")
+
+
+def provider_at(scripted: Scripted, *, key: str | None = "sk-upstream", base: str = "/v1") -> Provider:
+    """A provider at a running server."""
+    return Provider("first", "openai", scripted.url + base, None if key is None else Secret(key))
+
+
+PATHS = [
+    (Endpoint.CHAT, "/v1", "/v1/chat/completions"),
+    (Endpoint.COMPLETIONS, "/v1/", "/v1/completions"),
+    (Endpoint.EMBEDDINGS, "/openai/v1", "/openai/v1/embeddings"),
+    (Endpoint.CHAT, "", "/chat/completions"),
+]
+
+
+@pytest.mark.parametrize(("endpoint", "base", "path"), PATHS)
+async def test_request_is_sent_as_it_is(upstreams: Upstreams, endpoint: Endpoint, base: str, path: str) -> None:
+    """The body keeps its bytes, and the headers are the provider's own and those that are forwarded, and no others."""
+    with running_scripted(answer) as scripted:
+        client = upstreams.client(provider_at(scripted, base=base))
+        response = await client.post(endpoint, b'{ "a" : 1 }', {"x-request-id": "req_1"})
+        assert (response.status, await response.read()) == (200, b"{}")
+
+    (exchange,) = scripted.exchanges
+    assert (exchange.path, exchange.body) == (path, b'{ "a" : 1 }')
+    assert exchange.headers == {
+        "host": f"127.0.0.1:{scripted.port}",
+        "content-type": "application/json",
+        "accept": "*/*",
+        "accept-encoding": "identity",
+        "user-agent": "stratmaster-router",
+        "authorization": "Bearer sk-upstream",
+        "x-request-id": "req_1",
+        "content-length": "11",
+    }
+
+
+async def test_provider_without_a_key_is_sent_none(upstreams: Upstreams) -> None:
+    """A local model server gets no credential at all."""
+    with running_scripted(answer) as scripted:
+        client = upstreams.client(provider_at(scripted, key=None))
+        await (await client.post(Endpoint.CHAT, b"{}", {})).read()
+
+    assert "authorization" not in scripted.exchanges[0].headers
+
+
+async def test_connection_is_used_again(upstreams: Upstreams) -> None:
+    """Requests one after the other travel on one connection."""
+    with running_scripted(answer) as scripted:
+        for _ in range(3):
+            client = upstreams.client(provider_at(scripted))
+            await (await client.post(Endpoint.CHAT, b"{}", {})).read()
+
+        assert (len(scripted.exchanges), scripted.connections) == (3, 1)
+
+
+async def test_replaced_client_finishes_what_it_began(upstreams: Upstreams) -> None:
+    """A change of the policy does not cut a request that is under way under the former one."""
+
+    def script(exchange: Exchange) -> None:
+        exchange.answer(b"old" if exchange.headers["authorization"] == "Bearer sk-old" else b"new")
+
+    with running_scripted(script) as scripted:
+        old = upstreams.client(provider_at(scripted, key="sk-old"))
+        first = await old.post(Endpoint.CHAT, b"{}", {})
+        new = upstreams.client(provider_at(scripted, key="sk-new"))
+        second = await new.post(Endpoint.CHAT, b"{}", {})
+
+        assert (await first.read(), await second.read()) == (b"old", b"new")
+        assert (await (await old.post(Endpoint.CHAT, b"{}", {})).read()) == b"old"
