@@ -51,7 +51,7 @@ class Router:
         self.draining = False
         self._policy = PolicySource(settings.policy, os.environ)
         self._keys = KeyFolder(settings.keys_dir)
-        self._metrics = Metrics()
+        self._metrics = Metrics(settings.metrics_dir)
         self._access_log = AccessLog(settings.access_log)
         self._upstreams = Upstreams(trust_env=settings.trust_env)
         self._watchdog = Watchdog()
@@ -86,7 +86,7 @@ class Router:
         )
         app.router.routes += [Route(path, endpoint, methods=["POST"]) for path, endpoint in endpoints.items()]
         app.include_router(model_routes(lambda: self._policy.snapshot))
-        app.include_router(ops_routes(lambda: self._policy.snapshot.hash, lambda: self.draining, self._metrics))
+        app.include_router(ops_routes(lambda: self._policy.snapshot.hash, lambda: self.draining, self._scrape))
         describe = app.openapi
         app.openapi = _once(lambda: complete_document(describe()))  # type: ignore[method-assign]  # FastAPI's documented way
         return app
@@ -109,6 +109,8 @@ class Router:
             await asyncio.gather(refresh, return_exceptions=True)
             await self._upstreams.close()
             await self._access_log.close()
+            self._metrics.in_flight = 0
+            self._metrics.share()
 
     def _drain_on_sigterm(self) -> None:
         """Let readiness fail from the signal on, before the server's own handler begins to shut down."""
@@ -131,10 +133,15 @@ class Router:
         if not len(self._keys.ring):
             log.warning("no API key is known, so every request is refused; set ROUTER_KEYS_DIR")
 
+    def _scrape(self) -> bytes:
+        self._metrics.in_flight = len(self._watchdog)
+        return self._metrics.render()
+
     async def _refresh(self) -> None:
         while True:
             await asyncio.sleep(_REFRESH)
-            self._metrics.in_flight.set(len(self._watchdog))
+            self._metrics.in_flight = len(self._watchdog)
+            await asyncio.to_thread(self._metrics.share)
             try:
                 await self._refresh_policy()
                 if await asyncio.to_thread(self._keys.refresh):
@@ -147,7 +154,7 @@ class Router:
         if isinstance(result, Reloaded):
             log.info("policy changed", policy=self._policy.snapshot.hash, warnings=self._policy.snapshot.warnings)
         elif isinstance(result, Failed):
-            self._metrics.reload_failures.inc()
+            self._metrics.reload_failures.child()[0] += 1
             log.error(
                 "policy change refused; the last good policy stays in force",
                 policy=self._policy.snapshot.hash,

@@ -44,7 +44,7 @@ def test_each_code_is_one_errors() -> None:
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.code)
 def test_row_fits_its_status(row: WireError) -> None:
-    """Types follow the status, and a client is told to retry exactly what its library would retry by itself, or less."""
+    """Types follow the status, and no client is told to retry what its library would not retry by itself."""
     kinds = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
     expected = "api_error" if row.status >= 500 else kinds.get(row.status, "invalid_request_error")
 

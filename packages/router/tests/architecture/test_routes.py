@@ -52,7 +52,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, frozenset
     """The route table of a real router, which is not started."""
     folder = tmp_path_factory.mktemp("table")
     (folder / "policy.yaml").write_text(POLICY)
-    router = Router(Settings(policy=folder / "policy.yaml", access_log="off"))
+    router = Router(Settings.model_validate({"policy": folder / "policy.yaml", "access_log": "off"}))
     paths = list(walk(router.fastapi.routes))
     # The document is made by FastAPI's own walk: neither may know a route that the other does not.
     assert {path.replace(":path}", "}") for path, _ in paths} - {"/openapi.json"} == set(

@@ -130,4 +130,4 @@ def test_settings_cannot_change() -> None:
     settings = Settings.from_environ({})
 
     with pytest.raises(ValidationError):
-        settings.port = 1  # type: ignore[misc]  # what the test is about
+        settings.port = 1

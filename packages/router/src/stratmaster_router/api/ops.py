@@ -6,7 +6,6 @@ from fastapi import APIRouter, Response
 from pydantic import BaseModel
 
 from stratmaster_router.domain.errors import Draining
-from stratmaster_router.telemetry.metrics import Metrics
 
 
 class Health(BaseModel):
@@ -16,8 +15,8 @@ class Health(BaseModel):
     policy: str
 
 
-def ops_routes(policy_hash: Callable[[], str], draining: Callable[[], bool], metrics: Metrics) -> APIRouter:
-    """The routes that need no credential."""
+def ops_routes(policy_hash: Callable[[], str], draining: Callable[[], bool], scrape: Callable[[], bytes]) -> APIRouter:
+    """The routes that need no credential; `scrape` gives the metrics in Prometheus's text format."""
     router = APIRouter()
 
     @router.get("/healthz", summary="The process lives", tags=["operations"])
@@ -32,6 +31,6 @@ def ops_routes(policy_hash: Callable[[], str], draining: Callable[[], bool], met
 
     @router.get("/internal/metrics", summary="Prometheus metrics", tags=["operations"], response_class=Response)
     async def internal_metrics() -> Response:
-        return Response(metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        return Response(scrape(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     return router

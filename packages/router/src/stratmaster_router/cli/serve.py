@@ -66,8 +66,7 @@ def serve(
 def _serve_many(settings: Settings, options: dict[str, Any]) -> None:
     PolicySource(settings.policy, os.environ)  # raises here, once, and not in each worker
     with tempfile.TemporaryDirectory(prefix="stratmaster-router-") as folder:
-        # Before any worker imports the metrics: they share their numbers through this folder.
-        os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+        os.environ["ROUTER_METRICS_DIR"] = folder
         uvicorn.run("stratmaster_router.app:create_app", factory=True, workers=settings.workers, **options)
 
 

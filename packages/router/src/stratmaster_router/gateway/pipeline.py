@@ -43,7 +43,7 @@ class Gateway:
         screened = _screen(endpoint, caller, body)
         settlement.stream = screened.envelope.stream
         permitted = _permit(snapshot, caller, screened, settlement)
-        watch.end_by(max([hop.provider.timeouts.total for hop in permitted.decision.hops]))
+        watch.end_by(_total(permitted.decision))
         reply = await execute(
             permitted.decision, endpoint, screened.envelope, caller.forwarded, self._upstreams, watch, trip
         )
@@ -65,3 +65,11 @@ def _permit(snapshot: Snapshot, caller: Authenticated, screened: Screened, settl
         param = "model" if decision.refusal is Refusal.MODEL_NOT_FOUND else None
         raise Refused(_REFUSALS[decision.refusal], decision, param=param)
     return Permitted(decision)
+
+
+def _total(decision: Decision) -> float:
+    """The whole request's deadline in seconds: the most patient provider's, so that each hop can have its own."""
+    total = 0.0
+    for hop in decision.hops:
+        total = max(total, hop.provider.timeouts.total)
+    return total

@@ -59,20 +59,21 @@ class Recorder:
         metrics = self._metrics
         tenant = settlement.tenant or NONE
         trip = settlement.trip
-        hop = settlement.hop
         if trip is not None:
-            provider, model = (hop.provider.name, hop.model) if hop is not None else (NONE, NONE)
-            lane = metrics.lane(tenant, provider, model)
-            lane.count(seconds)
-            if hop is not None:
+            hop = settlement.hop
+            if hop is None:
+                metrics.lane((tenant, NONE, NONE)).count(seconds)
+            else:
+                lane = metrics.lane((tenant, hop.provider.name, hop.model))
+                lane.count(seconds)
                 lane.answered(trip.attempts[-1].ms / 1000, settlement.first_event, settlement.usage)
             for attempt in trip.attempts:
                 if attempt.code is not None:
-                    metrics.upstream_failures.labels(attempt.provider, attempt.model, attempt.code).inc()
+                    metrics.upstream_failures.child(attempt.provider, attempt.model, attempt.code)[0] += 1
         if settlement.overhead is not None:
-            metrics.overhead.observe(settlement.overhead)
+            metrics.overhead.observe(metrics.overhead_child, settlement.overhead)
         if settlement.code is not None:
-            metrics.errors.labels(tenant, settlement.code).inc()
+            metrics.errors.child(tenant, settlement.code)[0] += 1
 
 
 def _line(settlement: Settlement, seconds: float) -> AccessLine:

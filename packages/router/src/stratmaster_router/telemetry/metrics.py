@@ -1,146 +1,222 @@
 """Prometheus metrics, named as the mission names them. Labels come from the policy, never from what a client typed.
 
-With several workers each keeps its numbers in files of `PROMETHEUS_MULTIPROC_DIR` and a scrape adds them up; the
-variable must be set before this module is imported (`serve` does so). Children are looked up once for each lane and
-then kept: `labels()` costs more than the counting.
+The numbers are plain Python, because counting in prometheus-client costs more than the rest of the record of a request
+(docs/decisions/0005); prometheus-client renders them. With several workers each writes its numbers to a file of a
+folder that they share, and a scrape adds them up.
 """
 
 import os
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    disable_created_metrics,
-    generate_latest,
-)
-from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+import msgspec
+from prometheus_client import generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.metrics_core import Metric
 
 from stratmaster_router.domain.usage import Usage
 
 NONE = "none"  # the label of a request that reached no provider
 
-# Half of all series would be the time at which the other half began, which no dashboard asks for.
-disable_created_metrics()  # type: ignore[no-untyped-call]
-
-_LATENCY = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 3, 5, 10, 20, 30, 60, 120, 300)
+_LATENCY = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0)
 _OVERHEAD = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5)
 
+_LANE = ("tenant", "provider", "model")
+_HOP = ("provider", "model")
 
-class LaneMetrics:
-    """The metrics of one (tenant, provider, model), their children at hand."""
+Labels = tuple[str, ...]
+# The numbers of a family's children: one for a counter; one for each bucket, and the sum, for a histogram.
+Numbers = dict[Labels, list[float]]
 
-    __slots__ = ("_answered", "_duration", "_labels", "_metrics", "_requests")
 
-    def __init__(self, metrics: "Metrics", tenant: str, provider: str, model: str) -> None:
+class Counter:
+    """A family of counters."""
+
+    def __init__(self, name: str, text: str, labels: Labels = ()) -> None:
+        self.name = name
+        self.text = text
+        self.labels = labels
+        self.numbers: Numbers = {} if labels else {(): [0]}
+
+    def child(self, *labels: str) -> list[float]:
+        """The counter with these labels, made when first asked for: a list of one number, to be added to."""
+        return self.numbers.setdefault(labels, [0])
+
+    def metric(self, numbers: Numbers) -> Metric:
+        """The family as prometheus-client renders it."""
+        metric = CounterMetricFamily(self.name, self.text, labels=self.labels)
+        for labels, (value,) in numbers.items():
+            metric.add_metric(labels, value)
+        return metric
+
+
+class Histogram:
+    """A family of histograms."""
+
+    def __init__(self, name: str, text: str, labels: Labels, bounds: tuple[float, ...]) -> None:
+        self.name = name
+        self.text = text
+        self.labels = labels
+        self.bounds = bounds
+        self.numbers: Numbers = {} if labels else {(): [0] * (len(bounds) + 2)}
+
+    def child(self, *labels: str) -> list[float]:
+        """The histogram with these labels, made when first asked for; `observe` adds to it."""
+        return self.numbers.setdefault(labels, [0] * (len(self.bounds) + 2))
+
+    def observe(self, child: list[float], value: float) -> None:
+        """Count `value` in `child`."""
+        child[bisect_left(self.bounds, value)] += 1
+        child[-1] += value
+
+    def metric(self, numbers: Numbers) -> Metric:
+        """The family as prometheus-client renders it."""
+        metric = HistogramMetricFamily(self.name, self.text, labels=self.labels)
+        for labels, counts in numbers.items():
+            buckets = []
+            total = 0.0
+            for bound, count in zip((*map(str, self.bounds), "+Inf"), counts[:-1], strict=True):
+                total += count
+                buckets.append((bound, total))
+            metric.add_metric(labels, buckets, counts[-1])
+        return metric
+
+
+class Lane:
+    """The metrics of one (tenant, provider, model), at hand."""
+
+    __slots__ = ("_duration", "_input", "_labels", "_metrics", "_output", "_upstream")
+
+    def __init__(self, metrics: "Metrics", labels: Labels) -> None:
         self._metrics = metrics
-        self._labels = (tenant, provider, model)
-        self._requests = metrics.requests.labels(*self._labels)
-        self._duration = metrics.duration.labels(*self._labels)
-        self._answered: tuple[Counter, Counter, Histogram] | None = None
+        self._labels = labels
+        self._duration = metrics.duration.child(*labels)
+        if labels[1] != NONE:
+            self._input = metrics.input_tokens.child(*labels)
+            self._output = metrics.output_tokens.child(*labels)
+            self._upstream = metrics.upstream_latency.child(*labels[1:])
 
     def count(self, seconds: float) -> None:
         """Count a request that took `seconds` in all."""
-        self._requests.inc()
-        self._duration.observe(seconds)
+        self._metrics.duration.observe(self._duration, seconds)
 
     def answered(self, upstream_seconds: float, first_event: float | None, usage: Usage | None) -> None:
         """Count an answer: seconds until the upstream committed, until a stream's first event, and tokens."""
-        if self._answered is None:
-            metrics = self._metrics
-            self._answered = (
-                metrics.input_tokens.labels(*self._labels),
-                metrics.output_tokens.labels(*self._labels),
-                metrics.upstream_latency.labels(*self._labels[1:]),
-            )
-        input_tokens, output_tokens, upstream_latency = self._answered
-        upstream_latency.observe(upstream_seconds)
+        metrics = self._metrics
+        metrics.upstream_latency.observe(self._upstream, upstream_seconds)
         if first_event is not None:
-            self._metrics.first_event.labels(*self._labels[1:]).observe(first_event)
+            metrics.first_event.observe(metrics.first_event.child(*self._labels[1:]), first_event)
         if usage is not None:
-            input_tokens.inc(usage.input)
-            output_tokens.inc(usage.output)
+            self._input[0] += usage.input
+            self._output[0] += usage.output
 
 
 class Metrics:
-    """All metrics of the router, in a registry of their own."""
+    """All metrics of one worker. `in_flight` is set by its owner before the numbers are read."""
 
-    def __init__(self) -> None:
-        self._registry = registry = CollectorRegistry()
-        lane = ("tenant", "provider", "model")
-        hop = ("provider", "model")
-        self.requests = Counter("litellm_requests_total", "Requests, by what answered them.", lane, registry=registry)
+    def __init__(self, folder: Path | None = None) -> None:
+        """`folder` is where several workers share their numbers; None where there is only one."""
+        self._folder = folder
+        self._lanes: dict[Labels, Lane] = {}
+        self.in_flight = 0
         self.duration = Histogram(
-            "litellm_request_duration_seconds",
-            "From the request's head to the answer's last byte.",
-            lane,
-            buckets=_LATENCY,
-            registry=registry,
+            "litellm_request_duration_seconds", "From a request's head to its answer's last byte.", _LANE, _LATENCY
         )
-        self.throttled = Counter(
-            "litellm_throttled_total", "Requests refused by a limit.", ("tenant", "reason"), registry=registry
-        )
-        self.input_tokens = Counter("litellm_input_tokens_total", "Tokens sent to providers.", lane, registry=registry)
-        self.output_tokens = Counter("litellm_output_tokens_total", "Tokens answered.", lane, registry=registry)
+        self.throttled = Counter("litellm_throttled_total", "Requests refused by a limit.", ("tenant", "reason"))
+        self.input_tokens = Counter("litellm_input_tokens_total", "Tokens sent to providers.", _LANE)
+        self.output_tokens = Counter("litellm_output_tokens_total", "Tokens answered.", _LANE)
         self.upstream_latency = Histogram(
             "litellm_upstream_latency_seconds",
-            "From sending the request to a whole answer, or to a stream's first event.",
-            hop,
-            buckets=_LATENCY,
-            registry=registry,
+            "From sending a request to the whole answer, or to the first event of a stream.",
+            _HOP,
+            _LATENCY,
         )
         self.first_event = Histogram(
-            "litellm_time_to_first_token_seconds",
-            "From the request's head to the first event of a stream.",
-            hop,
-            buckets=_LATENCY,
-            registry=registry,
+            "litellm_time_to_first_token_seconds", "From a request's head to its first event.", _HOP, _LATENCY
         )
-        self.in_flight = Gauge(
-            "litellm_requests_in_flight", "Requests under way.", registry=registry, multiprocess_mode="livesum"
-        )
-        self.errors = Counter("litellm_errors_total", "Error answers, by code.", ("tenant", "code"), registry=registry)
+        self.errors = Counter("litellm_errors_total", "Requests that ended in an error, by code.", ("tenant", "code"))
         self.upstream_failures = Counter(
             "litellm_upstream_failures_total",
             "Attempts that failed, by code; upstream_auth_failed and upstream_not_found are the operator's to mend.",
-            (*hop, "code"),
-            registry=registry,
+            (*_HOP, "code"),
         )
         self.reload_failures = Counter(
-            "litellm_policy_reload_failures_total", "Changes of the policy that were refused.", registry=registry
+            "litellm_policy_reload_failures_total", "Changes of the policy that were refused."
         )
         self.overhead = Histogram(
-            "litellm_router_overhead_seconds",
-            "Time spent in the router itself, until an answer's head.",
-            buckets=_OVERHEAD,
-            registry=registry,
+            "litellm_router_overhead_seconds", "Time in the router itself, until an answer's head.", (), _OVERHEAD
         )
-        self._lanes: dict[tuple[str, str, str], LaneMetrics] = {}
+        self.overhead_child = self.overhead.child()
+        self._families: tuple[Counter | Histogram, ...] = (
+            self.duration,
+            self.throttled,
+            self.input_tokens,
+            self.output_tokens,
+            self.upstream_latency,
+            self.first_event,
+            self.errors,
+            self.upstream_failures,
+            self.reload_failures,
+            self.overhead,
+        )
 
-    def lane(self, tenant: str, provider: str, model: str) -> LaneMetrics:
-        """The metrics of a lane; the three names must come from the policy."""
-        key = (tenant, provider, model)
-        lane = self._lanes.get(key)
+    def lane(self, labels: Labels) -> Lane:
+        """The metrics of a (tenant, provider, model); the names must come from the policy."""
+        lane = self._lanes.get(labels)
         if lane is None:
-            lane = self._lanes[key] = LaneMetrics(self, tenant, provider, model)
+            lane = self._lanes[labels] = Lane(self, labels)
         return lane
 
+    def share(self) -> None:
+        """Write this worker's numbers where the other workers find them. Blocking."""
+        if self._folder is not None:
+            file = self._folder / f"{os.getpid()}.metrics"
+            draft = file.with_suffix(".draft")
+            draft.write_bytes(_encode(_Shared(self.in_flight, [list(f.numbers.items()) for f in self._families])))
+            draft.rename(file)
+
     def render(self) -> bytes:
-        """The Prometheus text format, added up over all workers."""
-        directory = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
-        if directory is None:
-            return generate_latest(self._registry)
-        _forget_dead_workers(directory)
-        registry = CollectorRegistry()
-        MultiProcessCollector(registry, directory)  # type: ignore[no-untyped-call]
-        return generate_latest(registry)
+        """The Prometheus text format, added up over all workers. Blocking."""
+        if self._folder is None:
+            return generate_latest(_Collected(self._metrics([f.numbers for f in self._families], self.in_flight)))
+        self.share()
+        in_flight = 0
+        total: list[Numbers] = [{} for _ in self._families]
+        for file in self._folder.glob("*.metrics"):
+            shared = _decode(file.read_bytes())
+            if Path(f"/proc/{file.stem}").exists():
+                # What a killed worker had under way is gone; what it counted stays.
+                in_flight += shared.in_flight
+            for numbers, worker in zip(total, shared.families, strict=True):
+                for labels, values in worker:
+                    known = numbers.get(labels)
+                    numbers[labels] = values if known is None else [a + b for a, b in zip(known, values, strict=True)]
+        return generate_latest(_Collected(self._metrics(total, in_flight)))
+
+    def _metrics(self, families: list[Numbers], in_flight: int) -> Iterator[Metric]:
+        # Each request has a duration, so the histogram's count is the counter.
+        requests: Numbers = {labels: [sum(counts[:-1])] for labels, counts in families[0].items()}
+        yield Counter("litellm_requests_total", "Requests, by what answered them.", _LANE).metric(requests)
+        for family, numbers in zip(self._families, families, strict=True):
+            yield family.metric(numbers)
+        yield GaugeMetricFamily("litellm_requests_in_flight", "Requests under way.", value=in_flight)
 
 
-def _forget_dead_workers(directory: str) -> None:
-    """Drop the gauges of workers that were killed; their counters stay."""
-    for file in Path(directory).glob("gauge_live*_*.db"):
-        pid = int(file.stem.rpartition("_")[2])
-        if not Path(f"/proc/{pid}").exists():
-            mark_process_dead(pid, directory)  # type: ignore[no-untyped-call]
+class _Shared(msgspec.Struct):
+    in_flight: int
+    families: list[list[tuple[Labels, list[float]]]]
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(_Shared).decode
+
+
+class _Collected:
+    """What `generate_latest` wants of a registry."""
+
+    def __init__(self, metrics: Iterable[Metric]) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Iterable[Metric]:
+        return self._metrics

@@ -1,4 +1,4 @@
-"""Tenant keys in a folder, as Kubernetes mounts a Secret, while they are rotated, shared by mistake or badly written."""
+"""Tenant keys in a folder, as Kubernetes mounts a Secret: rotated, shared by mistake or badly written."""
 
 import os
 from collections.abc import Mapping

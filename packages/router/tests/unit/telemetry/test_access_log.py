@@ -111,16 +111,14 @@ async def test_file_is_appended_to_and_not_open_to_everybody(tmp_path: Path) -> 
     assert file.stat().st_mode & 0o007 == 0
 
 
-async def test_off_writes_nothing() -> None:
-    """`off` is no file of that name, and says so to who would make lines."""
-    log = AccessLog("off")
-    log.start()
+def test_off_writes_nothing(tmp_path: Path) -> None:
+    """`off` is no file of that name, in no folder, and says so to who would make lines."""
+    process = writer("off", "a", 3, tmp_path)
 
-    log.write(SHORTEST)
-    await log.close()
-
-    assert log.enabled is False
-    assert not Path("off").exists()
+    assert process.communicate("go\n", timeout=30) == ("", "ready\n")
+    assert process.returncode == 0
+    assert list(tmp_path.iterdir()) == []
+    assert AccessLog("off").enabled is False
 
 
 def test_file_that_cannot_be_opened_is_told_at_the_start(tmp_path: Path) -> None:
@@ -140,7 +138,8 @@ async def main(target, writer, count):
     print("ready", file=sys.stderr, flush=True)
     sys.stdin.readline()
     for number in range(count):
-        log.write(AccessLine(datetime.now(UTC), f"{writer}-{number}", "GET", "/v1/models", 200, 1.0, "t" * (number % 700)))
+        tenant = "t" * (number % 700)
+        log.write(AccessLine(datetime.now(UTC), f"{writer}-{number}", "GET", "/v1/models", 200, 1.0, tenant))
         if number % 50 == 0:
             await asyncio.sleep(0.01)
     await log.close()
@@ -149,11 +148,11 @@ asyncio.run(main(sys.argv[1], sys.argv[2], int(sys.argv[3])))
 """
 
 
-def writer(target: str, name: str, count: int) -> subprocess.Popen[str]:
-    """A process that waits for a line and then writes `count` lines to `target`."""
+def writer(target: str, name: str, count: int, folder: Path | None = None) -> subprocess.Popen[str]:
+    """A process, in `folder`, that waits for a line and then writes `count` lines to `target`."""
     pipe = subprocess.PIPE
     command = [sys.executable, "-c", WRITER, target, name, str(count)]
-    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, cwd=folder)
 
 
 def test_several_writers_share_one_file(tmp_path: Path) -> None:

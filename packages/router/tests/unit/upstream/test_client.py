@@ -123,7 +123,7 @@ def test_own_authority_is_the_only_one(tmp_path: Path) -> None:
 
     context = upstream_context(TlsFiles(str(tmp_path / "ca.pem"), str(tmp_path / "ca.pem"), str(tmp_path / "key.pem")))
 
-    assert [dict(pair[0] for pair in ca["subject"])["commonName"] for ca in context.get_ca_certs()] == ["ours"]  # type: ignore[index, misc]  # typeshed knows no shape here
+    assert [dict(pair[0] for pair in ca["subject"])["commonName"] for ca in context.get_ca_certs()] == ["ours"]  # type: ignore[misc]  # typeshed knows no shape here
 
 
 def answer(exchange: Exchange) -> None:

@@ -172,7 +172,7 @@ async def test_phase_before_the_total_deadline_is_a_phase(dog: Watchdog) -> None
 
 
 async def test_total_deadline_ends_again_what_goes_on(dog: Watchdog) -> None:
-    """A deadline that has passed interrupts whatever is awaited afterwards too: it cannot be swallowed once and for all."""
+    """A deadline that has passed interrupts whatever is awaited afterwards too."""
     watch = dog.watch()
     watch.end_by(0)
 
@@ -252,7 +252,7 @@ async def test_disconnect_after_an_expired_phase_is_noticed(dog: Watchdog) -> No
 async def test_cancellation_from_outside_stays_one(dog: Watchdog) -> None:
     """A shutdown that cancels the request is not taken for a deadline."""
     watches: list[Watch] = []
-    seen: list[BaseException] = []
+    seen: list[tuple[type[BaseException], bool]] = []
 
     async def request() -> None:
         watch = dog.watch()
@@ -262,8 +262,7 @@ async def test_cancellation_from_outside_stays_one(dog: Watchdog) -> None:
             await asyncio.get_running_loop().create_future()
         except asyncio.CancelledError as cancelled:
             meant = watch.interruption(cancelled)
-            seen.append(meant)
-            assert meant is cancelled
+            seen.append((type(meant), meant is cancelled))
             raise meant from None
         finally:
             watch.close()
@@ -274,7 +273,7 @@ async def test_cancellation_from_outside_stays_one(dog: Watchdog) -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
 
-    assert (task.cancelled(), [type(one) for one in seen], len(dog)) == (True, [asyncio.CancelledError], 0)
+    assert (task.cancelled(), seen, len(dog)) == (True, [(asyncio.CancelledError, True)], 0)
 
 
 @pytest.mark.parametrize("first", ["outside", "watchdog"])

@@ -88,6 +88,20 @@ NOT_STRINGS: list[tuple[Any, str]] = [
     (["x"], "an array"),
     ({}, "an object"),
 ]
+NOT_MESSAGES: list[Any] = [
+    None,
+    "hello",
+    1,
+    [],
+    [USER],
+    {},
+    {"content": "x"},
+    {"role": None},
+    {"role": 1},
+    {"role": [""]},
+]
+NOT_CONTENT: list[Any] = [1, True, {}, {"type": "text"}, ["x"], [{"type": "text"}, None], [[]]]
+NOT_WISHES: list[Any] = [1, 0, "true", [], {}]
 WRONG: list[tuple[Endpoint, dict[str, Any], str, str]] = [
     *((e, {"model": LEFT_OUT}, "model", f"'model' is required: {MODEL}.") for e in Endpoint),
     *(
@@ -106,7 +120,7 @@ WRONG: list[tuple[Endpoint, dict[str, Any], str, str]] = [
     (CHAT, {"messages": 1}, "messages", f"'messages' must be {MESSAGES}; it is a number."),
     *(
         (CHAT, {"messages": [USER, v]}, "messages[1]", "'messages[1]' must be an object with a 'role'.")
-        for v in (None, "hello", 1, [], [USER], {}, {"content": "x"}, {"role": None}, {"role": 1}, {"role": ["user"]})
+        for v in NOT_MESSAGES
     ),
     *(
         (
@@ -115,7 +129,7 @@ WRONG: list[tuple[Endpoint, dict[str, Any], str, str]] = [
             "messages[2].content",
             "'messages[2].content' must be a string, null or an array of content parts.",
         )
-        for v in (1, True, {}, {"type": "text"}, ["x"], [{"type": "text"}, None], [[]])
+        for v in NOT_CONTENT
     ),
     (COMPLETIONS, {"prompt": LEFT_OUT}, "prompt", "'prompt' is required: a string or an array."),
     (COMPLETIONS, {"prompt": None}, "prompt", "'prompt' must be a string or an array; it is null."),
@@ -149,7 +163,7 @@ WRONG: list[tuple[Endpoint, dict[str, Any], str, str]] = [
             "'stream_options.include_usage' must be a boolean.",
         )
         for e in (CHAT, COMPLETIONS)
-        for v in (1, 0, "true", [], {})
+        for v in NOT_WISHES
     ),
 ]
 
