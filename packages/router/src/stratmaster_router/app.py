@@ -28,7 +28,7 @@ from stratmaster_router.auth.keys import KeyFolder
 from stratmaster_router.domain.errors import InvalidRequest, MethodNotAllowed, NotFound, RouterError
 from stratmaster_router.domain.routing import Endpoint
 from stratmaster_router.gateway.pipeline import Gateway
-from stratmaster_router.gateway.settlement import Recorder
+from stratmaster_router.gateway.settlement import Recorder, Settlement
 from stratmaster_router.policy.source import Failed, PolicySource, Reloaded
 from stratmaster_router.settings import Settings
 from stratmaster_router.telemetry.access_log import AccessLog
@@ -186,7 +186,11 @@ async def _render(request: Request, error: Exception) -> Response:
     headers = {name.decode(): value.decode() for name, value in error_headers(known)}
     if isinstance(error, HTTPException) and error.headers and "Allow" in error.headers:
         headers["allow"] = error.headers["Allow"]
-    body = error_body(known, request.scope["state"]["request_id"])
+    state = request.scope["state"]
+    body = error_body(known, state["request_id"])
+    settlement: Settlement | None = state.get("settlement")
+    if settlement is not None:
+        settlement.code = wire_error(known).code
     return Response(body, wire_error(known).status, headers, "application/json")
 
 

@@ -97,12 +97,13 @@ class Guard:
                 await self._through_fastapi(scope, receive, send, headers, settlement)
         except ClientDisconnected:
             settlement.code = "client_disconnected"
-        except RouterError as error:
-            await send_error(send, error, settlement)
         except Exception as error:
-            log.error("request failed", request_id=request_id, exc_info=error)
+            if not isinstance(error, RouterError):
+                log.error("request failed", request_id=request_id, exc_info=error)
             if settlement.status == CLIENT_CLOSED:
                 await send_error(send, error, settlement)
+            else:
+                settlement.code = wire_error(error).code
         finally:
             self._recorder.settle(settlement)
 
@@ -121,6 +122,7 @@ class Guard:
         self, scope: Scope, receive: Receive, send: Send, headers: Mapping[bytes, bytes], settlement: Settlement
     ) -> None:
         scope["state"]["request_id"] = settlement.request_id
+        scope["state"]["settlement"] = settlement
         if guarded(scope["path"]):
             scope["state"]["visit"] = self._judge(scope, headers, settlement)
 

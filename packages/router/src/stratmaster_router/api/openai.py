@@ -1,6 +1,7 @@
 """The OpenAI endpoints that reach a provider, as plain ASGI. Source: wire.md."""
 
 import asyncio
+import contextlib
 from time import perf_counter
 
 import structlog
@@ -16,6 +17,8 @@ from stratmaster_router.gateway.settlement import Settlement
 from stratmaster_router.gateway.stages import Answered
 from stratmaster_router.upstream.stream import UpstreamStream
 from stratmaster_router.upstream.watch import Watch, Watchdog
+
+_LAST_WRITE = 1.0  # seconds
 
 log = structlog.stdlib.get_logger("stratmaster_router")
 
@@ -72,6 +75,7 @@ class OpenAIEndpoint:
         """Pass a stream on. A failure from here on is an event of the stream; it then ends without `[DONE]`."""
         settlement.first_event = perf_counter() - settlement.began
         headers.append((b"cache-control", b"no-cache"))
+        failure: Exception | None = None
         try:
             await send({"type": "http.response.start", "status": 200, "headers": headers})
             while events := await stream.next():
@@ -82,16 +86,23 @@ class OpenAIEndpoint:
             meant = watch.interruption(cancelled)
             if not isinstance(meant, RouterError):
                 raise meant from None
-            await _send_failure(send, meant, settlement)
+            failure = meant
         except Exception as error:
             if not isinstance(error, RouterError):
                 log.error("stream failed", request_id=settlement.request_id, exc_info=error)
-            await _send_failure(send, error, settlement)
+            failure = error
         finally:
             settlement.usage = stream.usage
             stream.close()
         watch.close()
-        await send({"type": "http.response.body", "body": b""})
+        last = b""
+        if failure is not None:
+            settlement.code = wire_error(failure).code
+            last = b"data: " + error_body(failure, settlement.request_id) + b"\n\n"
+        # A client that has stopped reading must not hold the request: its connection is then dropped by the server.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LAST_WRITE):
+                await send({"type": "http.response.body", "body": last})
 
     def _headers(self, answered: Answered, settlement: Settlement) -> Headers:
         """The head of an answer; notes the router's own time so far."""
@@ -125,9 +136,3 @@ class OpenAIEndpoint:
                 headers.append((b"x-router-task", decision.task.encode()))
             self._lanes[key] = headers
         return headers
-
-
-async def _send_failure(send: Send, error: Exception, settlement: Settlement) -> None:
-    settlement.code = wire_error(error).code
-    event = b"data: " + error_body(error, settlement.request_id) + b"\n\n"
-    await send({"type": "http.response.body", "body": event, "more_body": True})

@@ -174,7 +174,7 @@ def base_url(value: object) -> str:
         _expected(what, value)
     if parts.scheme not in ("http", "https") or not host or port == 0:
         _expected(what, value)
-    if not re.fullmatch(HOST, f"[{host}]" if ":" in host else host):
+    if not re.fullmatch(HOST, f"[{host}]" if ":" in host else host) or max(map(len, host.split("."))) > 63:
         _expected(what, value)
     return value.rstrip("/")
 

@@ -1,6 +1,7 @@
 """The HTTP client: one tuned aiohttp session for each provider. Source of the tuning: design.md, "Chosen libraries"."""
 
 import asyncio
+import io
 import ssl
 from collections.abc import Mapping
 
@@ -13,6 +14,7 @@ from stratmaster_router.upstream.tls import upstream_context
 # Upstreams keep idle connections for 60 s and longer; a pool that gives up first never sends into a closing one.
 _KEEPALIVE = 50.0
 _READ_BUFFER = 256 * 1024
+_WRITTEN_AT_ONCE = 1024 * 1024
 
 
 class Misconfigured(Exception):
@@ -56,7 +58,9 @@ class UpstreamClient:
 
     async def post(self, endpoint: Endpoint, body: bytes, headers: Mapping[str, str]) -> ClientResponse:
         """Send and wait for the response's head. Raises aiohttp.ClientError, OSError, TimeoutError."""
-        return await self._session.post(self._urls[endpoint], data=body, headers=headers, allow_redirects=False)
+        # aiohttp warns of large bytes, which it would write in one piece.
+        data = body if len(body) <= _WRITTEN_AT_ONCE else io.BytesIO(body)
+        return await self._session.post(self._urls[endpoint], data=data, headers=headers, allow_redirects=False)
 
     async def close(self) -> None:
         """Close every connection."""

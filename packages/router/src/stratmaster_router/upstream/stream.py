@@ -63,6 +63,7 @@ class UpstreamStream:
             raise
 
     async def _next(self) -> bytes:
+        self._reader.check()
         while True:
             wait = _LAST_BYTES if self._reader.complete else min(_KEEP_ALIVE, self._idle - self._waited)
             self._watch.phase(wait)

@@ -28,7 +28,7 @@ class Watch:
     `started` is when the request began, in seconds of the monotonic clock.
     """
 
-    __slots__ = ("_cause", "_deadline", "_dog", "_ends", "_listener", "_receive", "_task", "started")
+    __slots__ = ("_attempt_ends", "_cause", "_deadline", "_dog", "_ends", "_listener", "_receive", "_task", "started")
 
     def __init__(self, dog: "Watchdog", task: asyncio.Task[Any], now: float) -> None:
         self._dog = dog
@@ -38,6 +38,7 @@ class Watch:
         self._cause: type[Exception] | None = None
         self.started = now
         self._ends = float("inf")
+        self._attempt_ends = float("inf")
         self._deadline = float("inf")
 
     def end_by(self, seconds: float) -> None:
@@ -45,9 +46,17 @@ class Watch:
         self._ends = self.started + seconds
         self._deadline = min(self._deadline, self._ends)
 
+    def attempt(self, seconds: float) -> None:
+        """Begin an attempt whose phases may last `seconds` in all."""
+        self._attempt_ends = monotonic() + seconds
+
     def phase(self, seconds: float) -> None:
         """Begin a phase that may last `seconds` from now."""
-        self._deadline = min(self._ends, monotonic() + seconds)
+        self._deadline = min(self._ends, self._attempt_ends, monotonic() + seconds)
+
+    def commit(self) -> None:
+        """The attempt has become the answer: from now on its deadline is the request's, and no phase runs."""
+        self._deadline = self._ends = min(self._ends, self._attempt_ends)
 
     def rest(self) -> None:
         """End the phase; only the total deadline is left."""

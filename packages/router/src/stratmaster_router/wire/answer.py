@@ -53,6 +53,7 @@ def read_answer(endpoint: Endpoint, body: bytes) -> Usage | None:
 
 
 class _Choice(Struct):
+    index: int | None = None
     finish_reason: str | None = None
 
 
@@ -71,38 +72,55 @@ class StreamReader:
     `started` is true once an event with data has come whole. `usage` is the last that the upstream reported.
     """
 
-    __slots__ = ("_done", "_finished", "_show_usage", "_splitter", "started", "usage")
+    __slots__ = ("_broken", "_done", "_finished", "_show_usage", "_splitter", "_unfinished", "started", "usage")
 
     def __init__(self, show_usage: bool) -> None:
         self.started = False
         self.usage: Usage | None = None
         self._show_usage = show_usage
         self._splitter = EventSplitter()
+        self._unfinished: set[int | None] = set()
         self._finished = False
         self._done = False
+        self._broken: StreamBroken | None = None
 
     def feed(self, data: bytes) -> bytes:
         """The whole events that the client may have now, byte for byte.
 
-        Raises `StreamBroken` at an event that is an error or cannot be read; what came before it in `data` is
-        dropped then, for no client can use the end of a broken answer.
+        Raises `StreamBroken` at an event that is an error or cannot be read. Where events stand before it that a
+        started stream may pass on, they are returned, and the next call raises: how the bytes were cut into chunks
+        makes no difference to the client.
         """
+        self.check()
+        started = self.started
+        passed: list[bytes] = []
         try:
-            events = self._splitter.feed(data)
+            # One by one, not extended at once: what stands before a broken event is kept.
+            for event in self._splitter.feed(data):
+                if self._passes(event):
+                    passed.append(event)  # noqa: PERF401
         except EventTooLong:
-            raise StreamBroken("upstream_stream_invalid", "The provider sent an event that does not end.") from None
-        if len(events) == 1:
-            return events[0] if self._passes(events[0]) else b""
-        return b"".join([event for event in events if self._passes(event)])
+            self._broken = StreamBroken("upstream_stream_invalid", "The provider sent an event that does not end.")
+        except StreamBroken as broken:
+            self._broken = broken
+        if self._broken is not None and not (started and passed):
+            raise self._broken
+        return passed[0] if len(passed) == 1 else b"".join(passed)
+
+    def check(self) -> None:
+        """Raises the `StreamBroken` that the last `feed` put off."""
+        if self._broken is not None:
+            raise self._broken
 
     def end(self) -> bytes:
         """The upstream closed the stream: what is left to pass on. Raises `StreamBroken` where the stream was cut."""
+        self.check()
         rest = self._splitter.rest()
         tail = b""
         if rest.strip() and not self._done:
             # Some servers leave out the last empty line. What can be read whole is taken; half an event is a cut.
             tail = rest if self._passes(rest) else b""
-        if not (self._done or self._finished):
+        if not (self._done or (self._finished and not self._unfinished)):
             raise self.truncated()
         return tail
 
@@ -133,7 +151,10 @@ class StreamReader:
         choices = chunk.choices
         if choices:
             for choice in choices:
-                if choice.finish_reason is not None:
+                if choice.finish_reason is None:
+                    self._unfinished.add(choice.index)
+                else:
+                    self._unfinished.discard(choice.index)
                     self._finished = True
         if chunk.usage:
             usage = read_usage(chunk.usage)

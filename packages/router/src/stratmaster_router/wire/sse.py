@@ -9,6 +9,8 @@ import re
 # Atomic, so that one CR LF is never taken for two line ends.
 _blank_line = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
 
+_BOM = b"\xef\xbb\xbf"  # may stand before the first event
+
 LONGEST_EVENT = 8 * 1024 * 1024
 
 
@@ -65,7 +67,7 @@ def event_data(event: bytes) -> bytes | None:
     if event.startswith(b"data: ") and event.find(b"\n") == len(event) - 2 and b"\r" not in event:
         return event[6:-2]
     lines = []
-    for line in re.split(rb"\r\n|\n|\r", event):
+    for line in re.split(rb"\r\n|\n|\r", event.removeprefix(_BOM)):
         name, _, value = line.partition(b":")
         if name == b"data":
             lines.append(value.removeprefix(b" "))
