@@ -141,7 +141,10 @@ class Router:
         while True:
             await asyncio.sleep(_REFRESH)
             self._metrics.in_flight = len(self._watchdog)
-            await asyncio.to_thread(self._metrics.share)
+            try:
+                await asyncio.to_thread(self._metrics.share)
+            except OSError as error:
+                log.warning("metrics not shared with the other workers", reason=error.strerror)
             try:
                 await self._refresh_policy()
                 if await asyncio.to_thread(self._keys.refresh):

@@ -36,7 +36,7 @@ def test_every_operation_does_what_the_openapi_document_says(
                 *(sys.executable, "-m", "schemathesis.cli", "run", "openapi.json", "--url", served.url),
                 *("--header", f"Authorization: Bearer {ACME_KEY}", "--header", "X-Tenant-ID: acme"),
                 *("--phases", "coverage,fuzzing", "--checks", "all", "--generation-deterministic", *excluded),
-                *("--max-examples", "25", "--continue-on-failure", "--no-color", "--warnings", "off"),
+                *("--max-examples", "15", "--continue-on-failure", "--no-color", "--warnings", "off"),
             ],
             tmp_path,
             seconds=60,

@@ -102,6 +102,28 @@ def test_in_flight_is_summed_over_workers_and_returns_to_zero(policy: str, upstr
         assert served.metrics().by_labels("litellm_errors_total") == {("acme", "client_disconnected"): 6}
 
 
+def counted(found: dict[str, list[Line]]) -> list[float]:
+    """The chats that each worker says have been answered."""
+    chat = ("acme", "first", "gpt-4.1")
+    return [scraped(lines[0]).by_labels("litellm_requests_total").get(chat, 0) for lines in found.values()]
+
+
+def test_scrapes_at_the_same_time_are_all_answered(policy: str, tmp_path: Path) -> None:
+    """However many scrape at once, and whatever the clock of each worker does meanwhile, every scrape is whole."""
+    with serving(tmp_path, policy, workers=2) as served, served.lines(2, each=6) as found:
+        lines = [line for lines in found.values() for line in lines]
+        chats(lines, 1)
+        wait_until(lambda: counted(found) == [12, 12], "all are counted")
+        enough = Deadline(1.5)
+        while not enough.passed():
+            for line in lines:
+                line.send("GET", "/internal/metrics")
+            answers = [line.receive() for line in lines]
+            assert {answer.status for answer in answers} == {200}
+            assert {Scrape(answer.body.decode()).total("litellm_requests_total") for answer in answers} == {12}
+        assert '"exception"' not in served.stderr()
+
+
 def test_killed_worker_is_replaced_and_counters_stay(policy: str, upstream: Mock, tmp_path: Path) -> None:
     """A worker that is killed is started again; what it had counted stays, what it had in flight does not."""
     with serving(tmp_path, policy, workers=2) as served:
@@ -109,6 +131,8 @@ def test_killed_worker_is_replaced_and_counters_stay(policy: str, upstream: Mock
             before = [answer for lines in found.values() for answer in chats(lines, 5)]
             assert [answer.status for answer in before] == [200] * 40
             wait_until(lambda: len(served.access_lines()) == 40, "the access log has all requests")
+            # What a worker has not yet shared when it is killed is lost with it, so both are given the time to.
+            wait_until(lambda: counted(found) == [40, 40], "each worker knows what the other has counted")
             hanging = [line for lines in found.values() for line in lines[:2]]
             for line in hanging:
                 line.send("POST", "/v1/chat/completions", HANGING)
@@ -128,10 +152,7 @@ def test_killed_worker_is_replaced_and_counters_stay(policy: str, upstream: Mock
             assert len({*found} - {answer.worker for answer in before}) == 1
             after = [answer for lines in found.values() for answer in chats(lines, 5)]
             assert [answer.status for answer in after] == [200] * 40
-            for lines in found.values():
-                chat = ("acme", "first", "gpt-4.1")
-                assert scraped(lines[0]).by_labels("litellm_requests_total")[chat] == 80
-                assert scraped(lines[0]).by_labels("litellm_input_tokens_total")[chat] == 240
+            wait_until(lambda: counted(found) == [80, 80], "nothing is lost and nothing counted twice")
 
         served.terminate()
         # The killed worker's two hanging requests have no line; the other two ended with their clients.

@@ -35,23 +35,31 @@ def test_serve_refuses_an_invalid_policy_with_every_problem(workers: int, tmp_pa
     ]
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+Case = tuple[list[str], dict[str, str], list[str]]
+POLICY_FILE = ["--policy", "policy.yaml"]
+
+# Judged before there are any workers, so one is enough.
+EARLY: list[Case] = [
+    (["--policy", "."], {}, ["not a regular file"]),
+    ([], {"ROUTER_POLICY": "missing.yaml"}, ["missing.yaml", "No such file"]),
+    (POLICY_FILE, {"ROUTER_PORT": "x"}, ["ROUTER_PORT", "integer"]),
+    ([*POLICY_FILE, "--port", "65536"], {}, ["ROUTER_PORT", "65535"]),
+    (POLICY_FILE, {"ROUTER_LOG_LEVEL": "loud"}, ["ROUTER_LOG_LEVEL", "debug", "error"]),
+    ([*POLICY_FILE, "--host", "no-such-host.invalid"], {}, ["no-such-host.invalid"]),
+]
+LATE: list[Case] = [
+    (["--policy", "missing.yaml"], {}, ["missing.yaml", "No such file"]),
+    (POLICY_FILE, {"ROUTER_KEYS_DIR": "missing-keys"}, ["missing-keys", "No such file"]),
+    (POLICY_FILE, {"ROUTER_KEYS_DIR": "policy.yaml"}, ["policy.yaml", "Not a directory"]),
+    (POLICY_FILE, {"ROUTER_ACCESS_LOG": "missing/access.log"}, ["missing/access.log", "No such file"]),
+    (POLICY_FILE, {"ROUTER_ACCESS_LOG": "."}, [".", "Is a directory"]),
+    ([*POLICY_FILE, "--host", "203.0.113.1"], {}, ["203.0.113.1", "assign requested address"]),
+]
+
+
 @pytest.mark.parametrize(
-    ("arguments", "environ", "words"),
-    [
-        (["--policy", "missing.yaml"], {}, ["missing.yaml", "No such file"]),
-        (["--policy", "."], {}, ["not a regular file"]),
-        ([], {"ROUTER_POLICY": "missing.yaml"}, ["missing.yaml", "No such file"]),
-        (["--policy", "policy.yaml"], {"ROUTER_PORT": "x"}, ["ROUTER_PORT", "integer"]),
-        (["--policy", "policy.yaml", "--port", "65536"], {}, ["ROUTER_PORT", "65535"]),
-        (["--policy", "policy.yaml"], {"ROUTER_LOG_LEVEL": "loud"}, ["ROUTER_LOG_LEVEL", "debug", "error"]),
-        (["--policy", "policy.yaml"], {"ROUTER_KEYS_DIR": "missing-keys"}, ["missing-keys", "No such file"]),
-        (["--policy", "policy.yaml"], {"ROUTER_KEYS_DIR": "policy.yaml"}, ["policy.yaml", "Not a directory"]),
-        (["--policy", "policy.yaml"], {"ROUTER_ACCESS_LOG": "missing/access.log"}, ["missing/access.log"]),
-        (["--policy", "policy.yaml"], {"ROUTER_ACCESS_LOG": "."}, [".", "Is a directory"]),
-        (["--policy", "policy.yaml", "--host", "203.0.113.1"], {}, ["203.0.113.1", "assign requested address"]),
-        (["--policy", "policy.yaml", "--host", "no-such-host.invalid"], {}, ["no-such-host.invalid"]),
-    ],
+    ("arguments", "environ", "words", "workers"),
+    [*((*case, 1) for case in EARLY), *((*case, workers) for case in LATE for workers in (1, 2))],
 )
 def test_serve_refuses_what_it_cannot_use_in_one_line(
     arguments: list[str], environ: dict[str, str], words: list[str], workers: int, tmp_path: Path

@@ -19,6 +19,7 @@ DEFAULTS: dict[str, Any] = {
     "body_limit": 33_554_432,
     "body_timeout": 30.0,
     "trust_env": False,
+    "metrics_dir": None,
 }
 GIVEN: dict[str, tuple[str, Any]] = {
     "policy": ("/etc/router/policy.yaml", Path("/etc/router/policy.yaml")),
@@ -32,6 +33,7 @@ GIVEN: dict[str, tuple[str, Any]] = {
     "body_limit": ("1024", 1024),
     "body_timeout": ("0.5", 0.5),
     "trust_env": ("true", True),
+    "metrics_dir": ("/run/router/metrics", Path("/run/router/metrics")),
 }
 
 

@@ -25,7 +25,7 @@ _STREAMING = {
         "properties": {"include_usage": {"type": ["boolean", "null"]}},
     },
 }
-_TEXT_OR_ARRAY = {"anyOf": [{"type": "string", "minLength": 1}, {"type": "array", "minItems": 1}]}
+_TEXT_OR_ARRAY = {"anyOf": [{"type": "string"}, {"type": "array"}]}
 _CONTENT = {
     "anyOf": [{"type": "string"}, {"type": "null"}, {"type": "array", "items": {"type": "object"}}],
 }

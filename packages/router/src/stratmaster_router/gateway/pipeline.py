@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from stratmaster_router.domain.errors import Refused
+from stratmaster_router.domain.errors import InvalidJson, Refused
 from stratmaster_router.domain.routing import Decision, Endpoint, Refusal, RequestFacts
 from stratmaster_router.gateway.settlement import Settlement
 from stratmaster_router.gateway.stages import Answered, Authenticated, Permitted, Screened
@@ -54,7 +54,10 @@ class Gateway:
 
 def _screen(endpoint: Endpoint, caller: Authenticated, body: bytes) -> Screened:
     envelope = read_envelope(endpoint, body)
-    raw_docs, longest_text = screen(endpoint, envelope.fields, caller.data_class)
+    try:
+        raw_docs, longest_text = screen(endpoint, envelope.fields, caller.data_class)
+    except RecursionError:
+        raise InvalidJson("The request body is nested too deeply.") from None
     return Screened(envelope, RequestFacts(endpoint, envelope.model, raw_docs, longest_text))
 
 

@@ -1,7 +1,7 @@
 """Does a request carry raw documents? Pure; source: policy.md, rule 5.
 
-Whatever is not known to be harmless counts as a raw document. Where the rule leaves room this module is strict: a
-`data:` URL of an `image_url` part must be an image; a role that is not the operator's or the model's counts as the
+Whatever is not known to be harmless counts as a raw document. Where the rule leaves room this module is strict: the
+URL of an `image_url` part must be http, https or an image's data; a role that is not the operator's or the model's counts as the
 user's; a token of a pre-tokenised input counts as the longest text that one token can stand for.
 """
 
@@ -29,7 +29,8 @@ def screen(endpoint: Endpoint, fields: Mapping[str, Any], data_class: str | None
     if endpoint is Endpoint.CHAT:
         found, longest = _messages(fields["messages"])
         return reason or found, longest
-    return reason, _longest_input(fields["prompt" if endpoint is Endpoint.COMPLETIONS else "input"])
+    found, longest = _input(fields["prompt" if endpoint is Endpoint.COMPLETIONS else "input"])
+    return reason or found, longest
 
 
 def _messages(messages: list[dict[str, Any]]) -> tuple[str | None, int]:
@@ -79,23 +80,22 @@ def _parts(parts: list[Any]) -> tuple[str | None, int]:
 
 def _is_image(image: Any) -> bool:
     url = image.get("url") if type(image) is dict else image
-    if type(url) is not str:
-        return False
-    start = url.lstrip()[:11].lower()
-    return not start.startswith("data:") or start == "data:image/"
+    return type(url) is str and url[:11].lower().startswith(("https://", "http://", "data:image/"))
 
 
-def _longest_input(value: Any) -> int:
-    """Length of the longest text of a prompt or an embedding input; token arrays by their upper bound."""
+def _input(value: Any) -> tuple[str | None, int]:
+    """Judge and measure a prompt or an embedding input; token arrays by their upper bound."""
     if type(value) is str:
-        return len(value)
+        return None, len(value)
     longest = 0
     tokens = 0
     for item in value:
         if type(item) is str:
             longest = max(longest, len(item))
-        elif type(item) is list:
+        elif type(item) is list and all(type(token) is int for token in item):
             longest = max(longest, len(item) * _CHARS_PER_TOKEN)
-        else:
+        elif type(item) is int:
             tokens += 1
-    return max(longest, tokens * _CHARS_PER_TOKEN)
+        else:
+            return "an input is neither text nor tokens", longest
+    return None, max(longest, tokens * _CHARS_PER_TOKEN)

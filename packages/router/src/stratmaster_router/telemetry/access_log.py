@@ -5,6 +5,7 @@ stops the loop. A process that is killed loses the lines of its last interval; t
 """
 
 import asyncio
+import contextlib
 import os
 import sys
 from datetime import datetime
@@ -47,6 +48,7 @@ class AccessLog:
         self._encode = msgspec.json.Encoder().encode
         self._pending: list[bytes] = []
         self._task: asyncio.Task[None] | None = None
+        self._stop = asyncio.Event()
         self._file: int | None = None
         if target == "stdout":
             self._file = sys.stdout.fileno()
@@ -71,23 +73,30 @@ class AccessLog:
         self._task = asyncio.create_task(self._run())
 
     async def close(self) -> None:
-        """Write what is left and stop."""
+        """Write what is left and stop; lines that a thread is writing come first."""
+        self._stop.set()
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-        self._write(self._take())
+            await self._task
+        await asyncio.to_thread(self._write, self._take())
 
     async def _run(self) -> None:
-        while True:
-            await asyncio.sleep(_INTERVAL)
+        while not self._stop.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stop.wait(), _INTERVAL)
             if self._pending:
-                await asyncio.shield(asyncio.to_thread(self._write, self._take()))
+                await asyncio.to_thread(self._write, self._take())
 
     def _take(self) -> list[bytes]:
         taken, self._pending = self._pending, []
         return taken
 
     def _write(self, lines: list[bytes]) -> None:
+        if self._file is None:
+            return
         view = memoryview(b"".join([line + b"\n" for line in lines]))
-        while view and self._file is not None:
-            view = view[os.write(self._file, view) :]
+        try:
+            while view:
+                view = view[os.write(self._file, view) :]
+        except OSError:
+            # A full disk or a closed pipe may be mended while the router runs: only these lines are lost.
+            self.dropped += bytes(view).count(b"\n")

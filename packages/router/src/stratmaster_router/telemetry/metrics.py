@@ -6,6 +6,7 @@ folder that they share, and a scrape adds them up.
 """
 
 import os
+import threading
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -86,16 +87,13 @@ class Histogram:
 class Lane:
     """The metrics of one (tenant, provider, model), at hand."""
 
-    __slots__ = ("_duration", "_input", "_labels", "_metrics", "_output", "_upstream")
+    __slots__ = ("_answered", "_duration", "_labels", "_metrics")
 
     def __init__(self, metrics: "Metrics", labels: Labels) -> None:
         self._metrics = metrics
         self._labels = labels
         self._duration = metrics.duration.child(*labels)
-        if labels[1] != NONE:
-            self._input = metrics.input_tokens.child(*labels)
-            self._output = metrics.output_tokens.child(*labels)
-            self._upstream = metrics.upstream_latency.child(*labels[1:])
+        self._answered: tuple[list[float], list[float], list[float]] | None = None
 
     def count(self, seconds: float) -> None:
         """Count a request that took `seconds` in all."""
@@ -104,12 +102,19 @@ class Lane:
     def answered(self, upstream_seconds: float, first_event: float | None, usage: Usage | None) -> None:
         """Count an answer: seconds until the upstream committed, until a stream's first event, and tokens."""
         metrics = self._metrics
-        metrics.upstream_latency.observe(self._upstream, upstream_seconds)
+        if self._answered is None:
+            self._answered = (
+                metrics.input_tokens.child(*self._labels),
+                metrics.output_tokens.child(*self._labels),
+                metrics.upstream_latency.child(*self._labels[1:]),
+            )
+        input_tokens, output_tokens, upstream = self._answered
+        metrics.upstream_latency.observe(upstream, upstream_seconds)
         if first_event is not None:
             metrics.first_event.observe(metrics.first_event.child(*self._labels[1:]), first_event)
         if usage is not None:
-            self._input[0] += usage.input
-            self._output[0] += usage.output
+            input_tokens[0] += usage.input
+            output_tokens[0] += usage.output
 
 
 class Metrics:
@@ -118,6 +123,7 @@ class Metrics:
     def __init__(self, folder: Path | None = None) -> None:
         """`folder` is where several workers share their numbers; None where there is only one."""
         self._folder = folder
+        self._sharing = threading.Lock()
         self._lanes: dict[Labels, Lane] = {}
         self.in_flight = 0
         self.duration = Histogram(
@@ -171,10 +177,12 @@ class Metrics:
     def share(self) -> None:
         """Write this worker's numbers where the other workers find them. Blocking."""
         if self._folder is not None:
-            file = self._folder / f"{os.getpid()}.metrics"
-            draft = file.with_suffix(".draft")
-            draft.write_bytes(_encode(_Shared(self.in_flight, [list(f.numbers.items()) for f in self._families])))
-            draft.rename(file)
+            # A scrape and the regular sharing come from two threads.
+            with self._sharing:
+                file = self._folder / f"{os.getpid()}.metrics"
+                draft = file.with_suffix(".draft")
+                draft.write_bytes(_encode(_Shared(self.in_flight, [list(f.numbers.items()) for f in self._families])))
+                draft.rename(file)
 
     def render(self) -> bytes:
         """The Prometheus text format, added up over all workers. Blocking."""

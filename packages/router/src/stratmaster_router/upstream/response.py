@@ -98,7 +98,7 @@ async def _refusal(response: ClientResponse, hop: Hop, watch: Watch) -> Exceptio
         return HopFailed(failure_code(status), status, _retry_after(response))
     try:
         error = _decode_error(body).error
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         error = _WireError()
     message = error.message or f"The provider rejected the request with status {status}."
     param = None if error.param is None else _scrubbed(error.param, hop.provider)

@@ -83,7 +83,8 @@ class Watch:
             return cancelled
         self._cause = None
         self._deadline = self._ends
-        self._task.uncancel()
+        if self._task.uncancel() > 0:
+            return cancelled  # somebody else cancelled the task in the same moment
         if cause is DeadlineExceeded:
             return DeadlineExceeded("The request took longer than its total deadline. Try again, or ask for less.")
         return cause()

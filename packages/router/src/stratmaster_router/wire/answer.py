@@ -4,6 +4,10 @@ Sources: wire.md ("Streams", "Bodies pass through unchanged"); field.md (in-band
 that nobody notices, usage that is never billed).
 """
 
+import re
+from collections.abc import Callable
+from typing import TypeVar
+
 import msgspec
 from msgspec import Raw, Struct
 
@@ -16,6 +20,21 @@ from stratmaster_router.wire.usage import read_usage
 # msgspec keeps a null as raw bytes too, so there are two ways of not being there.
 _ABSENT = Raw()
 _NULL = Raw(b"null")
+
+
+# Invalid UTF-8 in a text that is read is a UnicodeDecodeError, which is no DecodeError of msgspec's.
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+_surrogate = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
+
+_T = TypeVar("_T")
+
+
+def _lenient(decode: Callable[[bytes], _T], data: bytes) -> _T:
+    """Decode; msgspec refuses an escaped half of a character, which JSON and the clients allow (RFC 8259, 8.2)."""
+    try:
+        return decode(data)
+    except msgspec.DecodeError:
+        return decode(_surrogate.sub(rb"\\ufffd", data))
 
 
 class BadAnswer(Exception):
@@ -40,8 +59,8 @@ _decode_whole = msgspec.json.Decoder(_Whole).decode
 def read_answer(endpoint: Endpoint, body: bytes) -> Usage | None:
     """Check a whole answer and return what it used, where it says so. Raises `BadAnswer`."""
     try:
-        answer = _decode_whole(body)
-    except (msgspec.DecodeError, RecursionError):
+        answer = _lenient(_decode_whole, body)
+    except UNREADABLE:
         raise BadAnswer(
             "upstream_invalid_response", "The provider's answer is not the JSON that it should be."
         ) from None
@@ -100,7 +119,8 @@ class StreamReader:
                 if self._passes(event):
                     passed.append(event)  # noqa: PERF401
         except EventTooLong:
-            self._broken = StreamBroken("upstream_stream_invalid", "The provider sent an event that does not end.")
+            if not self._done:
+                self._broken = StreamBroken("upstream_stream_invalid", "The provider sent an event that does not end.")
         except StreamBroken as broken:
             self._broken = broken
         if self._broken is not None and not (started and passed):
@@ -135,6 +155,8 @@ class StreamReader:
         return self._done
 
     def _passes(self, event: bytes) -> bool:
+        if self._done:
+            return False  # nothing that follows belongs to the answer
         data = event_data(event)
         if data is None:
             return True
@@ -142,8 +164,8 @@ class StreamReader:
             self.started = self._done = True
             return True
         try:
-            chunk = _decode_chunk(data)
-        except (msgspec.DecodeError, RecursionError):
+            chunk = _lenient(_decode_chunk, data)
+        except UNREADABLE:
             raise StreamBroken("upstream_stream_invalid", "The provider sent an event that cannot be read.") from None
         if chunk.error and chunk.error != _NULL:
             raise StreamBroken("upstream_stream_error", "The provider reported an error inside its stream.")

@@ -22,7 +22,14 @@ class _WireUsage(Struct):
     completion_tokens_details: _OutputDetails | None = None
 
 
+class _WireCounts(Struct):
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    total_tokens: int | None = None
+
+
 _decode = msgspec.json.Decoder(_WireUsage | None).decode
+_decode_counts = msgspec.json.Decoder(_WireCounts).decode
 
 
 def read_usage(raw: Raw) -> Usage | None:
@@ -32,13 +39,21 @@ def read_usage(raw: Raw) -> Usage | None:
     try:
         wire = _decode(raw)
     except msgspec.ValidationError:
-        return None
+        try:
+            # Details of another shape do not make the tokens free.
+            counts = _decode_counts(raw)
+        except msgspec.ValidationError:
+            return None
+        wire = _WireUsage(counts.prompt_tokens, counts.completion_tokens, counts.total_tokens)
     if wire is None:
         return None
     counted_input = wire.prompt_tokens
     counted_output = wire.completion_tokens
-    if counted_input is None and wire.total_tokens is not None:
-        counted_input = wire.total_tokens - (counted_output or 0)
+    if wire.total_tokens is not None:
+        if counted_input is None:
+            counted_input = wire.total_tokens - (counted_output or 0)
+        elif counted_output is None:
+            counted_output = max(0, wire.total_tokens - counted_input)
     if counted_input is None or counted_input < 0 or (counted_output or 0) < 0:
         return None
     cached = wire.prompt_tokens_details.cached_tokens if wire.prompt_tokens_details else None

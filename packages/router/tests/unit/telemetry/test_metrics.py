@@ -1,10 +1,10 @@
 """The metrics: their names and labels, how they are rendered, and how several workers' numbers add up."""
 
-import os
 import re
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO
 
@@ -45,14 +45,14 @@ def test_fresh_metrics_hold_nothing_but_zeros() -> None:
 def test_requests_and_answers_are_counted_by_lane() -> None:
     """Each request counts for its tenant, provider and model; an answer adds latency and tokens, a stream its start."""
     metrics = Metrics()
-    lane = metrics.lane("acme", "openai", "gpt-4.1")
+    lane = metrics.lane(("acme", "openai", "gpt-4.1"))
     lane.count(0.5)
     lane.answered(0.25, None, Usage(7, 3, 5, 2))
     lane.count(1.5)
     lane.answered(0.5, 0.75, Usage(2, 4))
     lane.count(0.25)
     lane.answered(0.125, 0.25, None)
-    metrics.lane("acme", NONE, NONE).count(2.0)
+    metrics.lane(("acme", NONE, NONE)).count(2.0)
 
     assert samples(metrics.render().decode()) == {
         **UNTOUCHED,
@@ -74,20 +74,21 @@ def test_requests_and_answers_are_counted_by_lane() -> None:
 def test_lane_is_made_once() -> None:
     """The same three names are the same lane; each other name is another."""
     metrics = Metrics()
+    lane = metrics.lane(("acme", "openai", "gpt-4.1"))
 
-    assert metrics.lane("acme", "openai", "gpt-4.1") is metrics.lane("acme", "openai", "gpt-4.1")
-    assert metrics.lane("acme", "openai", "gpt-4.1") is not metrics.lane("globex", "openai", "gpt-4.1")
+    assert metrics.lane(("acme", "openai", "gpt-4.1")) is lane
+    assert metrics.lane(("globex", "openai", "gpt-4.1")) is not lane
 
 
 def test_other_metrics_have_these_names_and_labels() -> None:
     """Throttling, errors, failed attempts, reloads, overhead and requests in flight."""
     metrics = Metrics()
-    metrics.throttled.labels("acme", "tokens_per_minute_exceeded").inc()
-    metrics.errors.labels("acme", "model_not_found").inc(2)
-    metrics.upstream_failures.labels("openai", "gpt-4.1", "upstream_timeout").inc(3)
-    metrics.reload_failures.inc()
-    metrics.overhead.observe(0.0005)
-    metrics.in_flight.set(4)
+    metrics.throttled.child("acme", "tokens_per_minute_exceeded")[0] += 1
+    metrics.errors.child("acme", "model_not_found")[0] += 2
+    metrics.upstream_failures.child("openai", "gpt-4.1", "upstream_timeout")[0] += 3
+    metrics.reload_failures.child()[0] += 1
+    metrics.overhead.observe(metrics.overhead_child, 0.0005)
+    metrics.in_flight = 4
 
     assert samples(metrics.render().decode()) == {
         "litellm_throttled_total{reason=tokens_per_minute_exceeded,tenant=acme}": 1,
@@ -124,7 +125,7 @@ def test_buckets_are_cumulative_to_infinity() -> None:
     """The overhead's buckets reach from a tenth of a millisecond to half a second."""
     metrics = Metrics()
     for seconds in (0.0001, 0.0003, 0.02, 9.0):
-        metrics.overhead.observe(seconds)
+        metrics.overhead.observe(metrics.overhead_child, seconds)
 
     text = metrics.render().decode()
 
@@ -146,20 +147,22 @@ def test_buckets_are_cumulative_to_infinity() -> None:
 
 WORKER = """
 import sys
+from pathlib import Path
 from stratmaster_router.domain.usage import Usage
 from stratmaster_router.telemetry.metrics import Metrics
 
-metrics = Metrics()
+metrics = Metrics(Path(sys.argv[1]))
 for command in sys.stdin:
     name, *numbers = command.split()
     if name == "work":
         in_flight, requests, tokens = map(int, numbers)
-        metrics.in_flight.set(in_flight)
-        lane = metrics.lane("acme", "openai", "gpt-4.1")
+        metrics.in_flight = in_flight
+        lane = metrics.lane(("acme", "openai", "gpt-4.1"))
         for _ in range(requests):
             lane.count(0.5)
             lane.answered(0.25, None, Usage(tokens, 1))
-        metrics.errors.labels("acme", "model_not_found").inc()
+        metrics.errors.child("acme", "model_not_found")[0] += 1
+        metrics.share()
         print("done", flush=True)
     else:
         print(metrics.render().decode() + "END", flush=True)
@@ -170,11 +173,9 @@ class Worker:
     """A worker process of its own, told what to do line by line."""
 
     def __init__(self, folder: Path) -> None:
-        environ = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(folder)}
         pipe = subprocess.PIPE
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", WORKER], stdin=pipe, stdout=pipe, env=environ, text=True, bufsize=1
-        )
+        command = [sys.executable, "-c", WORKER, str(folder)]
+        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, bufsize=1)
 
     def work(self, in_flight: int, requests: int, tokens: int) -> None:
         """Count some requests of `tokens` input tokens each, and set the gauge."""
@@ -247,3 +248,51 @@ def test_scrape_of_any_worker_adds_up_all_of_them(tmp_path: Path, signal_number:
     assert first.render() == third.render() == expected(in_flight=4, requests=7, tokens=1420, workers=3)
     first.end()
     third.end()
+
+
+def test_worker_that_shares_nothing_yet_is_not_missed(tmp_path: Path) -> None:
+    """A scrape of the only worker shows its latest numbers, also before it has ever shared them."""
+    metrics = Metrics(tmp_path)
+    metrics.errors.child("acme", "model_not_found")[0] += 1
+    metrics.in_flight = 2
+
+    found = samples(metrics.render().decode())
+
+    assert found == {
+        **UNTOUCHED,
+        "litellm_requests_in_flight{}": 2,
+        "litellm_errors_total{code=model_not_found,tenant=acme}": 1,
+    }
+
+
+def test_sharing_and_scraping_at_once_do_not_meet(tmp_path: Path) -> None:
+    """The worker shares from a thread while it is scraped from the loop: neither fails nor sees half a file."""
+    metrics = Metrics(tmp_path)
+    metrics.errors.child("acme", "model_not_found")[0] += 7
+    rounds = 300
+
+    def share() -> None:
+        for _ in range(rounds):
+            metrics.share()
+
+    def scrape() -> set[float]:
+        name = "litellm_errors_total{code=model_not_found,tenant=acme}"
+        return {samples(metrics.render().decode())[name] for _ in range(rounds // 3)}
+
+    with ThreadPoolExecutor(2) as threads:
+        sharing, scraping = threads.submit(share), threads.submit(scrape)
+
+        assert (sharing.result(), scraping.result()) == (None, {7})
+
+
+def test_provider_may_have_any_name() -> None:
+    """A provider whose name is that of the label for none is counted like every other."""
+    metrics = Metrics()
+    lane = metrics.lane(("acme", NONE, "gpt-4.1"))
+
+    lane.count(0.5)
+    lane.answered(0.25, None, Usage(7, 3))
+
+    found = samples(metrics.render().decode())
+    assert found["litellm_input_tokens_total{model=gpt-4.1,provider=none,tenant=acme}"] == 7
+    assert found["litellm_output_tokens_total{model=gpt-4.1,provider=none,tenant=acme}"] == 3

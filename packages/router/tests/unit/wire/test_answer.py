@@ -244,6 +244,44 @@ def test_event_that_is_an_error_or_unreadable_breaks_the_stream(bad: bytes, code
     assert not reader.complete
 
 
+def test_events_before_a_broken_one_are_passed_on_first() -> None:
+    """In a stream that has started, what stands before a broken event in the same chunk reaches the client."""
+    reader = StreamReader(show_usage=True)
+    assert reader.feed(text_event(b"a")) == text_event(b"a")
+
+    assert reader.feed(text_event(b"b") + event(b"junk") + text_event(b"c")) == text_event(b"b")
+
+    for after in (lambda: reader.feed(DONE), reader.check, reader.end):
+        with pytest.raises(StreamBroken) as raised:
+            after()
+        assert (raised.value.code, raised.value.message) == UNREADABLE
+
+
+def test_broken_first_chunk_passes_nothing() -> None:
+    """Before the first event has left, another hop can still answer: nothing of a broken beginning is passed on."""
+    reader = StreamReader(show_usage=True)
+
+    with pytest.raises(StreamBroken) as raised:
+        reader.feed(text_event(b"a") + event(b"junk"))
+
+    assert (raised.value.code, raised.value.message) == UNREADABLE
+
+
+def test_stream_of_several_choices_ends_when_all_have_finished() -> None:
+    """Without [DONE] the finish of one choice is not that of the others."""
+    chunk = b'{"choices":[{"index":%d,"delta":{},"finish_reason":%b}]}'
+    reader = StreamReader(show_usage=True)
+    for index, finish in ((0, b"null"), (1, b"null"), (0, b'"stop"')):
+        reader.feed(event(chunk % (index, finish)))
+
+    with pytest.raises(StreamBroken) as raised:
+        reader.end()
+    assert (raised.value.code, raised.value.message) == TRUNCATED
+
+    reader.feed(event(chunk % (1, b'"length"')))
+    assert reader.end() == b""
+
+
 def test_null_error_is_none() -> None:
     """Some servers write `"error": null` into every chunk."""
     reader = StreamReader(show_usage=False)
