@@ -5,6 +5,7 @@ import contextlib
 import gc
 import os
 import signal
+import sys
 import threading
 from collections.abc import AsyncIterator, Callable
 from types import FrameType
@@ -29,6 +30,7 @@ from stratmaster_router.domain.errors import InvalidRequest, MethodNotAllowed, N
 from stratmaster_router.domain.routing import Endpoint
 from stratmaster_router.gateway.pipeline import Gateway
 from stratmaster_router.gateway.settlement import Recorder, Settlement
+from stratmaster_router.policy.problems import PolicyInvalid
 from stratmaster_router.policy.source import Failed, PolicySource, Reloaded
 from stratmaster_router.settings import Settings
 from stratmaster_router.telemetry.access_log import AccessLog
@@ -49,6 +51,7 @@ class Router:
     def __init__(self, settings: Settings) -> None:
         """Raises `PolicyInvalid`, and OSError where a file or folder of the settings cannot be read."""
         self.draining = False
+        self._supervisor = os.getppid() if settings.workers > 1 else None
         self._policy = PolicySource(settings.policy, os.environ)
         self._keys = KeyFolder(settings.keys_dir)
         self._metrics = Metrics(settings.metrics_dir)
@@ -143,14 +146,14 @@ class Router:
             self._metrics.in_flight = len(self._watchdog)
             try:
                 await asyncio.to_thread(self._metrics.share)
-            except OSError as error:
-                log.warning("metrics not shared with the other workers", reason=error.strerror)
-            try:
                 await self._refresh_policy()
                 if await asyncio.to_thread(self._keys.refresh):
                     log.info("keys changed", keys=len(self._keys.ring), problems=self._keys.ring.problems)
             except OSError as error:
-                log.warning("keys not read; the last ones stay in force", reason=error.strerror)
+                log.warning("files not read; what is in force stays", file=error.filename, reason=error.strerror)
+            if self._supervisor is not None and os.getppid() != self._supervisor:
+                log.error("the supervisor is gone, so this worker ends")
+                os.kill(os.getpid(), signal.SIGTERM)
 
     async def _refresh_policy(self) -> None:
         result = await asyncio.to_thread(self._policy.refresh)
@@ -166,10 +169,18 @@ class Router:
 
 
 def create_app() -> Guard:
-    """One worker's ASGI application, configured by the environment. Raises what `Settings` and `Router` raise."""
+    """One worker's ASGI application, configured by the environment. Raises what `Settings` and `Router` raise.
+
+    An invalid policy ends the process.
+    """
     settings = Settings.from_environ(os.environ)
     configure_logs(settings.log_level)
-    return Router(settings).app
+    try:
+        return Router(settings).app
+    except PolicyInvalid as error:
+        # A worker that is started anew while the policy is invalid; the supervisor tries again until it is mended.
+        log.error("worker not started: the policy is invalid", problems=[str(problem) for problem in error.problems])
+        sys.exit(1)
 
 
 def _once(make: Callable[[], dict[str, Any]]) -> Callable[[], dict[str, Any]]:

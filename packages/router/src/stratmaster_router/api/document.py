@@ -107,7 +107,7 @@ def complete_document(document: dict[str, Any]) -> dict[str, Any]:
 def _operation(endpoint: Endpoint, summary: str, schema: dict[str, Any]) -> dict[str, Any]:
     answer: dict[str, Any] = {"application/json": {"schema": {"type": "object"}}}
     if endpoint is not Endpoint.EMBEDDINGS:
-        answer["text/event-stream"] = {"schema": {"type": "string"}}
+        answer["text/event-stream"] = {}
     return {
         "tags": ["openai"],
         "summary": summary,

@@ -44,12 +44,11 @@ log = structlog.stdlib.get_logger("stratmaster_router")
 
 
 class Visit(Struct):
-    """One guarded request: what the guard found out, for the endpoint behind it; `extensions` are the ASGI server's."""
+    """One guarded request: what the guard found out, for the endpoint behind it."""
 
     headers: Mapping[bytes, bytes]
     caller: Authenticated
     settlement: Settlement
-    extensions: Mapping[str, Any]
 
 
 Serve = Callable[[Visit, Receive, Send], Awaitable[None]]
@@ -92,7 +91,7 @@ class Guard:
         try:
             if endpoint is not None:
                 settlement.path = path
-                await endpoint(self._judge(scope, headers, settlement), receive, send)
+                await endpoint(self._judge(headers, settlement), receive, send)
             else:
                 await self._through_fastapi(scope, receive, send, headers, settlement)
         except ClientDisconnected:
@@ -107,7 +106,7 @@ class Guard:
         finally:
             self._recorder.settle(settlement)
 
-    def _judge(self, scope: Scope, headers: Mapping[bytes, bytes], settlement: Settlement) -> Visit:
+    def _judge(self, headers: Mapping[bytes, bytes], settlement: Settlement) -> Visit:
         principal = authenticate(self._ring(), headers.get(b"authorization"), headers.get(b"x-tenant-id"))
         settlement.tenant = principal.tenant
         data_class = headers.get(b"x-data-class")
@@ -116,7 +115,7 @@ class Guard:
             None if data_class is None else data_class.decode("latin-1"),
             _forwarded(headers, settlement.request_id),
         )
-        return Visit(headers, caller, settlement, scope.get("extensions", {}))
+        return Visit(headers, caller, settlement)
 
     async def _through_fastapi(
         self, scope: Scope, receive: Receive, send: Send, headers: Mapping[bytes, bytes], settlement: Settlement
@@ -124,7 +123,7 @@ class Guard:
         scope["state"]["request_id"] = settlement.request_id
         scope["state"]["settlement"] = settlement
         if guarded(scope["path"]):
-            scope["state"]["visit"] = self._judge(scope, headers, settlement)
+            scope["state"]["visit"] = self._judge(headers, settlement)
 
         async def send_and_note(message: Message) -> None:
             if message["type"] == "http.response.start":

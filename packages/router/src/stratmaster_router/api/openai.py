@@ -9,7 +9,7 @@ import structlog
 from stratmaster_router.api.body import check_media_type, read_body
 from stratmaster_router.api.errors import Headers, error_body, wire_error
 from stratmaster_router.api.guard import Receive, Scope, Send, Visit
-from stratmaster_router.api.protocol import WHOLE_ANSWER, WholeAnswer
+from stratmaster_router.api.protocol import answer_whole
 from stratmaster_router.domain.errors import ClientDisconnected, RouterError
 from stratmaster_router.domain.routing import Decision, Endpoint, Hop
 from stratmaster_router.gateway.pipeline import Gateway
@@ -57,8 +57,7 @@ class OpenAIEndpoint:
                 watch.close()
                 headers = self._headers(answered, settlement)
                 headers.append((b"content-length", b"%d" % len(whole)))
-                answer_whole: WholeAnswer | None = visit.extensions.get(WHOLE_ANSWER)
-                if answer_whole is not None and answer_whole(headers, whole):
+                if answer_whole(send, headers, whole):
                     return
                 await send({"type": "http.response.start", "status": 200, "headers": headers})
                 await send({"type": "http.response.body", "body": whole})
@@ -75,30 +74,19 @@ class OpenAIEndpoint:
         """Pass a stream on. A failure from here on is an event of the stream; it then ends without `[DONE]`."""
         settlement.first_event = perf_counter() - settlement.began
         headers.append((b"cache-control", b"no-cache"))
-        failure: Exception | None = None
+        last = b""
         try:
             await send({"type": "http.response.start", "status": 200, "headers": headers})
             while events := await stream.next():
                 await send({"type": "http.response.body", "body": events, "more_body": True})
-        except ClientDisconnected:
-            raise
         except asyncio.CancelledError as cancelled:
-            meant = watch.interruption(cancelled)
-            if not isinstance(meant, RouterError):
-                raise meant from None
-            failure = meant
+            last = _failure_event(watch.interruption(cancelled), settlement)
         except Exception as error:
-            if not isinstance(error, RouterError):
-                log.error("stream failed", request_id=settlement.request_id, exc_info=error)
-            failure = error
+            last = _failure_event(error, settlement)
         finally:
             settlement.usage = stream.usage
             stream.close()
         watch.close()
-        last = b""
-        if failure is not None:
-            settlement.code = wire_error(failure).code
-            last = b"data: " + error_body(failure, settlement.request_id) + b"\n\n"
         # A client that has stopped reading must not hold the request: its connection is then dropped by the server.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_LAST_WRITE):
@@ -136,3 +124,16 @@ class OpenAIEndpoint:
                 headers.append((b"x-router-task", decision.task.encode()))
             self._lanes[key] = headers
         return headers
+
+
+def _failure_event(failure: BaseException, settlement: Settlement) -> bytes:
+    """The event that ends a broken stream. Raises `failure` on where no client is left to read it."""
+    if isinstance(failure, ClientDisconnected) or not isinstance(failure, Exception):
+        try:
+            raise failure
+        finally:
+            del failure  # a frame that names the exception whose traceback holds it is a reference cycle
+    if not isinstance(failure, RouterError):
+        log.error("stream failed", request_id=settlement.request_id, exc_info=failure)
+    settlement.code = wire_error(failure).code
+    return b"data: " + error_body(failure, settlement.request_id) + b"\n\n"

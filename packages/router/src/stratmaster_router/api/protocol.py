@@ -1,14 +1,13 @@
-"""uvicorn's HTTP protocol, with shorter ways for an answer.
+"""uvicorn's HTTP protocol, with limits for a request's head and a shorter way for an answer.
 
 uvicorn writes the head and then the body, and uvloop sends each write at once; it also searches each header twice with
-a regular expression. One write for both, and an ASGI extension for whole answers whose headers are known to be sound,
-save about 25 µs of CPU a request (docs/decisions/0004).
+a regular expression. One write for both, and `answer_whole` for answers whose headers are known to be sound, save
+about 25 µs of CPU a request (docs/decisions/0004). This builds on uvicorn's internals, so its version is pinned.
 """
 
 import asyncio
+import re
 import secrets
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
@@ -16,25 +15,65 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from stratmaster_router.api.errors import error_body, error_headers
 from stratmaster_router.domain.errors import InvalidRequest
 
-# In a scope's extensions: `answer(headers, body) -> bool`, which answers 200 with a body whose length is among the
-# headers. Where it returns False nothing has been sent, and the ordinary way is to be taken.
-WHOLE_ANSWER = "stratmaster.whole_answer"
-
+_LARGEST_HEAD = 64 * 1024  # bytes of a request's line and headers
+_HEAD_WITHIN = 30.0  # seconds
 # A client that is refused before its body was read may send it to its end, so that it gets to read the answer; but not
 # without end.
 _MOST_DISCARDED = 64 * 1024 * 1024
 
-WholeAnswer = Callable[[list[tuple[bytes, bytes]], bytes], bool]
+_upgrade = re.compile(rb"\r\nupgrade:[^\r\n]*", re.IGNORECASE)
 
 
-class GatheringProtocol(HttpToolsProtocol):
-    """`HttpToolsProtocol` that joins an answer's head to the first bytes of its body."""
+class RouterProtocol(HttpToolsProtocol):
+    """`HttpToolsProtocol` that bounds heads and joins an answer's head to the first bytes of its body."""
 
+    _in_head = False
+    _in_body = False
+    _head_size = 0
+    _head_timer: asyncio.TimerHandle | None = None
     _discarded = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn declares it
         """Begin a connection."""
         super().connection_made(_GatheringTransport(transport, self.loop))  # type: ignore[arg-type]
+        self._head_timer = self.loop.call_later(_HEAD_WITHIN, self.transport.close)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End a connection."""
+        self._stop_head_timer()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes from the client."""
+        if (b"pgrade:" in data or b"PGRADE:" in data) and not self._in_body:
+            # An offer to change the protocol (Java's client makes one) is not taken up; uvicorn would lose the body.
+            head, end, rest = data.partition(b"\r\n\r\n")
+            data = _upgrade.sub(b"", head) + end + rest
+        super().data_received(data)
+        if self._in_head:
+            self._head_size += len(data)
+            if self._head_size > _LARGEST_HEAD:
+                self.send_400_response("The request's head is too large.")
+            elif self._head_timer is None:
+                self._head_timer = self.loop.call_later(_HEAD_WITHIN, self.transport.close)
+
+    def on_message_begin(self) -> None:
+        """Begin a head."""
+        self._in_head = True
+        self._head_size = 0
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """End a head, begin a body."""
+        self._in_head = False
+        self._in_body = True
+        self._stop_head_timer()
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """End a body."""
+        self._in_body = False
+        super().on_message_complete()
 
     def on_body(self, body: bytes) -> None:
         """Take a piece of a request's body; of one that is answered already, only so much is read to its end."""
@@ -49,7 +88,7 @@ class GatheringProtocol(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         """Answer what is not HTTP, in the one shape of all errors."""
         request_id = f"req_{secrets.token_hex(12)}"
-        error = InvalidRequest("This is not a valid HTTP request.")
+        error = InvalidRequest(msg)
         body = error_body(error, request_id)
         headers = [(b"content-type", b"application/json"), (b"x-request-id", request_id.encode())]
         headers += [(b"content-length", b"%d" % len(body)), (b"connection", b"close"), *error_headers(error)]
@@ -57,16 +96,23 @@ class GatheringProtocol(HttpToolsProtocol):
         self.transport.write(STATUS_LINE[400] + lines + b"\r\n" + body)
         self.transport.close()
 
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        extensions: dict[str, Any] = {WHOLE_ANSWER: partial(_answer_whole, cycle)}
-        cycle.scope["extensions"] = extensions
-        super()._start_asgi_task(cycle, app)
+    def _stop_head_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
 
 
-def _answer_whole(cycle: RequestResponseCycle, headers: list[tuple[bytes, bytes]], body: bytes) -> bool:
+def answer_whole(send: Any, headers: list[tuple[bytes, bytes]], body: bytes) -> bool:
+    """Answer 200 with `headers`, which must be sound and hold the body's length, and `body`.
+
+    Where it returns False (another server, another shape of answer) nothing was sent: take ASGI's way.
+    """
+    cycle = getattr(send, "__self__", None)
+    if type(cycle) is not RequestResponseCycle:
+        return False
     if cycle.flow.write_paused or cycle.response_started or not cycle.keep_alive:
         return False
-    if cycle.disconnected:
+    if cycle.disconnected or cycle.transport.is_closing():
         return True
     parts = [STATUS_LINE[200]]
     for name, value in cycle.default_headers:

@@ -143,6 +143,9 @@ async def _running(
     session: aiohttp.ClientSession, arguments: list[str], health: str, environ: dict[str, str] | None
 ) -> AsyncIterator[None]:
     """A Python process that answers at `health`. Raises `typer.Exit` where it does not come up."""
+    if await _answers(session, health):
+        print(f"{health} is answered by another program; choose another port.", file=sys.stderr)
+        raise typer.Exit(1)
     process = await asyncio.create_subprocess_exec(
         sys.executable, *arguments, env=environ, stdout=asyncio.subprocess.DEVNULL
     )
@@ -153,9 +156,6 @@ async def _running(
                 print(f"{shlex.join(arguments)} did not come up; is its port taken?", file=sys.stderr)
                 raise typer.Exit(1)
             await asyncio.sleep(0.05)
-        if process.returncode is not None:
-            print(f"{health} is answered by another program; choose another port.", file=sys.stderr)
-            raise typer.Exit(1)
         yield
     finally:
         if process.returncode is None:

@@ -1,6 +1,9 @@
 """`stratmaster-router serve`."""
 
+import contextlib
 import os
+import signal
+import socket
 import sys
 import tempfile
 from pathlib import Path
@@ -8,16 +11,32 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 import uvicorn
+from uvicorn.supervisors import Multiprocess
 
-from stratmaster_router.api.protocol import GatheringProtocol
+from stratmaster_router.api.protocol import RouterProtocol
+from stratmaster_router.auth.keys import KeyFolder
 from stratmaster_router.policy.problems import PolicyInvalid
 from stratmaster_router.policy.source import PolicySource
 from stratmaster_router.settings import Settings, SettingsInvalid
+from stratmaster_router.telemetry.access_log import AccessLog
 from stratmaster_router.telemetry.logs import configure_logs
 
-# Longer than the idle time of the usual load balancers, so that they close first and no request meets a closing socket.
-_KEEP_ALIVE = 75
-_SHUTDOWN = 30
+_BACKLOG = 4096
+
+_OPTIONS: dict[str, Any] = {
+    "loop": "uvloop",
+    "http": RouterProtocol,
+    "ws": "none",
+    "lifespan": "on",
+    "log_config": None,
+    "access_log": False,
+    "proxy_headers": False,
+    "server_header": False,
+    # Longer than the idle time of the usual load balancers: they close first, and no request meets a closing socket.
+    "timeout_keep_alive": 75,
+    "timeout_graceful_shutdown": 30,
+    "backlog": _BACKLOG,
+}
 
 
 def serve(
@@ -35,39 +54,52 @@ def serve(
     except SettingsInvalid as error:
         _stop(str(error))
     configure_logs(settings.log_level)
-    options: dict[str, Any] = {
-        "host": settings.host,
-        "port": settings.port,
-        "loop": "uvloop",
-        "http": GatheringProtocol,
-        "ws": "none",
-        "lifespan": "on",
-        "log_config": None,
-        "access_log": False,
-        "proxy_headers": False,
-        "server_header": False,
-        "timeout_keep_alive": _KEEP_ALIVE,
-        "timeout_graceful_shutdown": _SHUTDOWN,
-        "backlog": 4096,
-    }
     try:
-        if settings.workers == 1:
-            from stratmaster_router.app import Router
-
-            uvicorn.run(Router(settings).app, **options)
-        else:
-            _serve_many(settings, options)
+        listener = _listen(settings)
+        # uvicorn raises the signal again once it has shut down, which must not look like a crash.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+        with contextlib.suppress(KeyboardInterrupt):
+            if settings.workers == 1:
+                _serve_one(settings, listener)
+            else:
+                _serve_many(settings, listener)
     except PolicyInvalid as error:
-        _stop("\n".join(str(problem) for problem in error.problems))
+        _stop(
+            "\n".join(f"{problem}" if problem.path else f"{settings.policy}: {problem}" for problem in error.problems)
+        )
     except OSError as error:
         _stop(f"{error.filename or 'a file'} cannot be used: {error.strerror}")
 
 
-def _serve_many(settings: Settings, options: dict[str, Any]) -> None:
-    PolicySource(settings.policy, os.environ)  # raises here, once, and not in each worker
+def _listen(settings: Settings) -> socket.socket:
+    """Bind first: an address that cannot be had ends the program before anything else has begun."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0]
+        listener = socket.create_server(address, family=family, backlog=_BACKLOG)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, f"{settings.host}:{settings.port}") from None
+    listener.set_inheritable(True)
+    return listener
+
+
+def _serve_one(settings: Settings, listener: socket.socket) -> None:
+    from stratmaster_router.app import Router
+
+    server = uvicorn.Server(uvicorn.Config(Router(settings).app, **_OPTIONS))
+    server.run(sockets=[listener])
+    if not server.started:
+        sys.exit(1)
+
+
+def _serve_many(settings: Settings, listener: socket.socket) -> None:
+    # These raise here, once, and not in each worker.
+    PolicySource(settings.policy, os.environ)
+    KeyFolder(settings.keys_dir)
+    AccessLog(settings.access_log)
     with tempfile.TemporaryDirectory(prefix="stratmaster-router-") as folder:
         os.environ["ROUTER_METRICS_DIR"] = folder
-        uvicorn.run("stratmaster_router.app:create_app", factory=True, workers=settings.workers, **options)
+        config = uvicorn.Config("stratmaster_router.app:create_app", factory=True, workers=settings.workers, **_OPTIONS)
+        Multiprocess(config, sockets=[listener]).run()
 
 
 def _stop(message: str) -> NoReturn:

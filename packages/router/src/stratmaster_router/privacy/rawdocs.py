@@ -1,8 +1,8 @@
 """Does a request carry raw documents? Pure; source: policy.md, rule 5.
 
 Whatever is not known to be harmless counts as a raw document. Where the rule leaves room this module is strict: the
-URL of an `image_url` part must be http, https or an image's data; a role that is not the operator's or the model's counts as the
-user's; a token of a pre-tokenised input counts as the longest text that one token can stand for.
+URL of an `image_url` part must be http, https or an image's data; a role that is not the operator's or the model's
+counts as the user's; a token of a pre-tokenised input counts as the longest text that one token can stand for.
 """
 
 from collections.abc import Mapping

@@ -7,13 +7,19 @@ stops the loop. A process that is killed loses the lines of its last interval; t
 import asyncio
 import contextlib
 import os
+import select
+import stat
 import sys
 from datetime import datetime
 
 import msgspec
+import structlog
 from msgspec import Struct
 
+log = structlog.stdlib.get_logger("stratmaster_router")
+
 _INTERVAL = 0.2  # seconds
+_PIECE = 1024 * 1024  # bytes a write
 _MOST_PENDING = 50_000  # lines; where the sink stands still, lines past this are dropped and counted
 
 
@@ -41,20 +47,29 @@ class AccessLine(Struct, tag_field="event", tag="access", omit_defaults=True):
 
 
 class AccessLog:
-    """Writes to `target`: `stdout`, a file's path, or `off`. Raises OSError where the file cannot be opened."""
+    """Writes to `target`: `stdout`, a file's path, or `off`. Raises OSError where the file cannot be opened.
+
+    `dropped` counts the lines that were given up: past `_MOST_PENDING` of them, or unwritten at the end.
+    """
 
     def __init__(self, target: str) -> None:
         self.dropped = 0
         self._encode = msgspec.json.Encoder().encode
         self._pending: list[bytes] = []
+        self._unwritten = bytearray()
+        self._failing = False
         self._task: asyncio.Task[None] | None = None
         self._stop = asyncio.Event()
         self._file: int | None = None
+        self._piece = _PIECE
         if target == "stdout":
             self._file = sys.stdout.fileno()
         elif target != "off":
             # Appending, so that the lines of several workers never overwrite each other.
             self._file = os.open(target, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640)
+        if self._file is not None and stat.S_ISFIFO(os.fstat(self._file).st_mode):
+            # What several workers write to one pipe does not mix up to this size (pipe(7)).
+            self._piece = select.PIPE_BUF
 
     @property
     def enabled(self) -> bool:
@@ -73,30 +88,43 @@ class AccessLog:
         self._task = asyncio.create_task(self._run())
 
     async def close(self) -> None:
-        """Write what is left and stop; lines that a thread is writing come first."""
+        """Write what is left and stop; a write under way comes first."""
         self._stop.set()
         if self._task is not None:
             await self._task
-        await asyncio.to_thread(self._write, self._take())
+        await self._flush()
+        self.dropped += len(self._pending) + self._unwritten.count(b"\n")
 
     async def _run(self) -> None:
         while not self._stop.is_set():
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stop.wait(), _INTERVAL)
-            if self._pending:
-                await asyncio.to_thread(self._write, self._take())
+                async with asyncio.timeout(_INTERVAL):
+                    await self._stop.wait()
+            await self._flush()
 
-    def _take(self) -> list[bytes]:
-        taken, self._pending = self._pending, []
-        return taken
+    async def _flush(self) -> None:
+        if not self._unwritten:
+            # While the sink fails its lines stay pending, where they are counted.
+            taken, self._pending = self._pending, []
+            self._unwritten += b"".join([line + b"\n" for line in taken])
+        if self._unwritten:
+            await asyncio.to_thread(self._write)
 
-    def _write(self, lines: list[bytes]) -> None:
-        if self._file is None:
+    def _write(self) -> None:
+        """Write `_unwritten`, taking from it what has been written; the rest is tried again."""
+        file, lines = self._file, self._unwritten
+        if file is None:
+            lines.clear()
             return
-        view = memoryview(b"".join([line + b"\n" for line in lines]))
         try:
-            while view:
-                view = view[os.write(self._file, view) :]
-        except OSError:
-            # A full disk or a closed pipe may be mended while the router runs: only these lines are lost.
-            self.dropped += bytes(view).count(b"\n")
+            while lines:
+                end = len(lines)
+                if end > self._piece:
+                    end = lines.rfind(b"\n", 0, self._piece) + 1 or end
+                del lines[: os.write(file, lines[:end])]
+        except OSError as error:
+            if not self._failing:
+                log.error("access log not written; its lines are kept and tried again", reason=error.strerror)
+            self._failing = True
+        else:
+            self._failing = False

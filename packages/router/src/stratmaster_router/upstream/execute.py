@@ -20,7 +20,7 @@ from stratmaster_router.domain.usage import Usage
 from stratmaster_router.upstream.attempts import Attempt, next_hop, shortest_wait
 from stratmaster_router.upstream.client import Misconfigured, Upstreams
 from stratmaster_router.upstream.response import HopFailed, check_head, read_body
-from stratmaster_router.upstream.stream import NETWORK_FAILURES, UpstreamStream
+from stratmaster_router.upstream.stream import NETWORK_FAILURES, UpstreamStream, forget_frames
 from stratmaster_router.upstream.watch import PhaseExpired, Watch
 from stratmaster_router.wire.answer import BadAnswer, StreamReader, read_answer
 from stratmaster_router.wire.envelope import Envelope
@@ -136,6 +136,7 @@ def _meaning(failure: BaseException, response: ClientResponse | None, watch: Wat
     if isinstance(failure, (aiohttp.ClientConnectorError, UnicodeError)):  # a host name may not be encodable
         return HopFailed("upstream_connect_failed")
     if isinstance(failure, NETWORK_FAILURES):
+        forget_frames(failure)
         return HopFailed("upstream_disconnected", status)
     return failure
 

@@ -17,6 +17,14 @@ _KEEP_ALIVE = 15.0
 _LAST_BYTES = 1.0
 
 
+def forget_frames(failure: BaseException) -> None:
+    """Drop the tracebacks of `failure`: aiohttp keeps the exception in the response, which the frames hold in turn."""
+    link: BaseException | None = failure
+    while link is not None:
+        link.__traceback__ = None
+        link = link.__cause__ or link.__context__
+
+
 class UpstreamStream:
     """The events of a streaming answer, whole and byte for byte, after the first one has been held back."""
 
@@ -59,6 +67,7 @@ class UpstreamStream:
             if self._reader.complete and isinstance(failure, (PhaseExpired, StreamBroken, *NETWORK_FAILURES)):
                 return b""
             if isinstance(failure, NETWORK_FAILURES):
+                forget_frames(failure)
                 raise self._reader.truncated() from None
             raise
 
@@ -80,7 +89,10 @@ class UpstreamStream:
 
     def _interrupted(self, meant: BaseException, waited: float) -> bytes:
         if not isinstance(meant, PhaseExpired) or self._reader.complete:
-            raise meant
+            try:
+                raise meant
+            finally:
+                del meant  # a frame that names the exception whose traceback holds it is a reference cycle
         self._waited += waited
         if self._waited >= self._idle:
             raise StreamBroken("upstream_stream_stalled", "The provider's stream stood still for too long.")

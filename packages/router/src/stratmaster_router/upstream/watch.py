@@ -70,7 +70,9 @@ class Watch:
         """End the watch: nothing is interrupted after this."""
         self._dog.forget(self)
         if self._listener is not None:
+            # Let go too: the task keeps its CancelledError, whose traceback has the frame that holds this watch.
             self._listener.cancel()
+            self._listener = None
 
     def interruption(self, cancelled: asyncio.CancelledError) -> BaseException:
         """What a cancellation that the request's task has just caught meant.
