@@ -14,6 +14,7 @@ from urllib.request import Request, urlopen
 
 import uvicorn
 
+from stratmaster_router.api.protocol import RouterProtocol
 from stratmaster_router.app import Router
 from stratmaster_router.settings import Settings
 
@@ -130,7 +131,7 @@ def running_router(
     config = uvicorn.Config(
         router.app,
         loop="uvloop",
-        http="httptools",
+        http=RouterProtocol,
         ws="none",
         lifespan="on",
         log_config=None,

@@ -81,7 +81,7 @@ class OpenAIEndpoint:
                 await send({"type": "http.response.body", "body": events, "more_body": True})
         except asyncio.CancelledError as cancelled:
             last = _failure_event(watch.interruption(cancelled), settlement)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  # whatever it is, the stream must not look complete
             last = _failure_event(error, settlement)
         finally:
             settlement.usage = stream.usage
