@@ -51,6 +51,7 @@ class Router:
     def __init__(self, settings: Settings) -> None:
         """Raises `PolicyInvalid`, and OSError where a file or folder of the settings cannot be read."""
         self.draining = False
+        self._body_timeout = settings.body_timeout
         self._supervisor = os.getppid() if settings.workers > 1 else None
         self._policy = PolicySource(settings.policy, os.environ)
         self._keys = KeyFolder(settings.keys_dir)
@@ -95,7 +96,7 @@ class Router:
         return app
 
     @contextlib.asynccontextmanager
-    async def _lifespan(self, _: FastAPI) -> AsyncIterator[None]:
+    async def _lifespan(self, _: FastAPI) -> AsyncIterator[dict[str, Any]]:
         self._access_log.start()
         self._drain_on_sigterm()
         self._announce()
@@ -106,7 +107,7 @@ class Router:
         gc.freeze()
         gc.set_threshold(50_000, 20, 100)
         try:
-            yield
+            yield {"head_timeout": self._body_timeout}
         finally:
             refresh.cancel()
             await asyncio.gather(refresh, return_exceptions=True)

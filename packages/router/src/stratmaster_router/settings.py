@@ -28,7 +28,7 @@ class Settings(BaseModel):
     access_log: str = Field("stdout", description="Where the access log goes: off, stdout or a file.")
     body_limit: int = Field(32 * 1024 * 1024, ge=1, description="Largest request body, in bytes.")
     body_timeout: float = Field(
-        30.0, gt=0, allow_inf_nan=False, description="Seconds within which a request body must have arrived."
+        30.0, gt=0, allow_inf_nan=False, description="Seconds for a request's head, and again for its body, to arrive."
     )
     metrics_dir: Path | None = Field(None, description="Where several workers share their metrics; `serve` sets it.")
     trust_env: bool = Field(False, description="Whether HTTP_PROXY and its kin apply to upstreams.")

@@ -16,7 +16,6 @@ from stratmaster_router.api.errors import error_body, error_headers
 from stratmaster_router.domain.errors import InvalidRequest
 
 _LARGEST_HEAD = 64 * 1024  # bytes of a request's line and headers
-_HEAD_WITHIN = 30.0  # seconds
 # A client that is refused before its body was read may send it to its end, so that it gets to read the answer; but not
 # without end.
 _MOST_DISCARDED = 64 * 1024 * 1024
@@ -25,7 +24,10 @@ _upgrade = re.compile(rb"\r\nupgrade:[^\r\n]*", re.IGNORECASE)
 
 
 class RouterProtocol(HttpToolsProtocol):
-    """`HttpToolsProtocol` that bounds heads and joins an answer's head to the first bytes of its body."""
+    """`HttpToolsProtocol` that bounds heads and joins an answer's head to the first bytes of its body.
+
+    The application's lifespan state has `head_timeout`, in seconds.
+    """
 
     _in_head = False
     _in_body = False
@@ -35,8 +37,9 @@ class RouterProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn declares it
         """Begin a connection."""
+        self._head_timeout: float = self.app_state["head_timeout"]
         super().connection_made(_GatheringTransport(transport, self.loop))  # type: ignore[arg-type]
-        self._head_timer = self.loop.call_later(_HEAD_WITHIN, self.transport.close)
+        self._head_timer = self.loop.call_later(self._head_timeout, self.transport.close)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End a connection."""
@@ -55,7 +58,7 @@ class RouterProtocol(HttpToolsProtocol):
             if self._head_size > _LARGEST_HEAD:
                 self.send_400_response("The request's head is too large.")
             elif self._head_timer is None:
-                self._head_timer = self.loop.call_later(_HEAD_WITHIN, self.transport.close)
+                self._head_timer = self.loop.call_later(self._head_timeout, self.transport.close)
 
     def on_message_begin(self) -> None:
         """Begin a head."""

@@ -80,7 +80,7 @@ def _parts(parts: list[Any]) -> tuple[str | None, int]:
 
 def _is_image(image: Any) -> bool:
     url = image.get("url") if type(image) is dict else image
-    return type(url) is str and url[:11].lower().startswith(("https://", "http://", "data:image/"))
+    return type(url) is str and url.lstrip()[:11].lower().startswith(("https://", "http://", "data:image/"))
 
 
 def _input(value: Any) -> tuple[str | None, int]:

@@ -55,6 +55,10 @@ def _is_json(media_type: str) -> bool:
 
 async def read_body(response: ClientResponse, hop: Hop, watch: Watch) -> bytes:
     """The whole body of an answer. Raises `HopFailed` where it is too large, and what reading raises."""
+    content = response.content
+    if content.is_eof():
+        # A short answer has come whole with its head.
+        return content.read_nowait()
     body = await _read(response, hop, watch, LARGEST_ANSWER)
     if len(body) > LARGEST_ANSWER:
         raise HopFailed("upstream_response_too_large", response.status)

@@ -45,6 +45,8 @@ class EventSplitter:
 
 
 def _cut_lf(data: bytes) -> tuple[list[bytes], bytes]:
+    if data.find(b"\n\n") == len(data) - 2 >= 0:
+        return [data], b""  # one whole event, as nearly every chunk is
     *pieces, rest = data.split(b"\n\n")
     return [piece + b"\n\n" for piece in pieces], rest
 
