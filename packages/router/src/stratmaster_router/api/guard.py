@@ -34,6 +34,7 @@ OPEN_PATHS = frozenset({"/healthz", "/readyz", "/internal/metrics", "/openapi.js
 _well_formed_id = re.compile(rb"[A-Za-z0-9._:-]{1,128}").fullmatch
 # W3C Trace Context, version 00; an all-zero id is no id.
 _traceparent = re.compile(rb"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}").fullmatch
+_printable = re.compile(rb"[\t\x20-\x7e]*").fullmatch
 _READ_HEADERS = frozenset(
     {b"authorization", b"x-tenant-id", b"x-request-id", b"x-data-class", b"traceparent", b"tracestate"}
     | {b"content-type", b"content-encoding", b"content-length", b"openai-beta", b"idempotency-key"}
@@ -183,10 +184,10 @@ def _forwarded(headers: Mapping[bytes, bytes], request_id: str) -> dict[str, str
     traceparent = headers.get(b"traceparent")
     if traceparent is not None and _traceparent(traceparent):
         forwarded["traceparent"] = traceparent.decode("ascii")
-        if b"tracestate" in headers:
+        if b"tracestate" in headers and _printable(headers[b"tracestate"]):
             forwarded["tracestate"] = headers[b"tracestate"].decode("latin-1")
     for name, key in _FORWARDED:
-        if key in headers:
+        if key in headers and _printable(headers[key]):
             forwarded[name] = headers[key].decode("latin-1")
     return forwarded
 

@@ -1,11 +1,22 @@
-"""The HTTP client: one tuned aiohttp session for each provider. Source of the tuning: design.md, "Chosen libraries"."""
+"""The HTTP client: aiohttp's connections and parser, without its session.
+
+aiohttp's connector does what needs trust: pooling, DNS, TLS, cancellation; its compiled parser reads responses. Its
+session, request and response objects, which cost more than both, are made once for each endpoint and not for each
+request (docs/decisions/0008). This builds on less public parts of aiohttp, so its version is pinned.
+"""
 
 import asyncio
-import io
+import contextlib
 import ssl
 from collections.abc import Mapping
 
-from aiohttp import ClientResponse, ClientSession, ClientTimeout, DummyCookieJar, TCPConnector
+import aiohttp
+from aiohttp import ClientRequest, ClientTimeout, StreamReader, TCPConnector
+from aiohttp.client_reqrep import RequestInfo
+from aiohttp.connector import Connection
+from aiohttp.helpers import TimerNoop, get_env_proxy_for_url
+from aiohttp.http_exceptions import HttpProcessingError
+from multidict import CIMultiDictProxy
 from yarl import URL
 
 from stratmaster_router.domain.routing import Endpoint, Provider
@@ -14,11 +25,30 @@ from stratmaster_router.upstream.tls import upstream_context
 # Upstreams keep idle connections for 60 s and longer; a pool that gives up first never sends into a closing one.
 _KEEPALIVE = 50.0
 _READ_BUFFER = 256 * 1024
-_WRITTEN_AT_ONCE = 1024 * 1024
+_NO_TIMER = TimerNoop()
 
 
 class Misconfigured(Exception):
     """A provider that cannot be called as it is configured; the message is for the operator."""
+
+
+class UpstreamResponse:
+    """A response whose head has come. Its connection is used again once `content` was read to its end."""
+
+    __slots__ = ("_connection", "content", "headers", "status")
+
+    def __init__(
+        self, connection: Connection, status: int, headers: CIMultiDictProxy[str], content: StreamReader
+    ) -> None:
+        self.status = status
+        self.headers = headers
+        self.content = content
+        self._connection = connection
+        content.on_eof(connection.release)
+
+    def close(self) -> None:
+        """Give the response up: closing the connection is what cancels the request at the upstream."""
+        self._connection.close()
 
 
 class UpstreamClient:
@@ -30,41 +60,90 @@ class UpstreamClient:
             raise Misconfigured(provider.misconfigured)
         self.provider = provider
         base = provider.base_url.rstrip("/")
-        self._urls = {endpoint: URL(f"{base}/{endpoint.value}") for endpoint in Endpoint}
-        headers = {
-            "Content-Type": "application/json",
-            "Accept": "*/*",
-            "Accept-Encoding": "identity",
-            "User-Agent": "stratmaster-router",
-        }
-        if provider.api_key is not None:
-            headers["Authorization"] = f"Bearer {provider.api_key.value}"
         context: ssl.SSLContext | bool = True
         if base.startswith("https:"):
             try:
                 context = upstream_context(provider.tls)
             except (OSError, ssl.SSLError) as error:
                 raise Misconfigured(f"its TLS files cannot be used: {error}") from error
-        self._session = ClientSession(
-            connector=TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE, ssl=context),
-            cookie_jar=DummyCookieJar(),
-            auto_decompress=False,
-            trust_env=trust_env,
-            headers=headers,
-            read_bufsize=_READ_BUFFER,
-            # Only a new connection is timed here; the other phases are the watchdog's, which costs less.
-            timeout=ClientTimeout(total=None, sock_connect=provider.timeouts.connect),
-        )
+        self._connector = TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE, ssl=context)
+        # Only a new connection is timed here; the other phases are the watchdog's, which costs less.
+        self._timeout = ClientTimeout(total=None, sock_connect=provider.timeouts.connect)
+        self._requests = {
+            endpoint: _request(URL(f"{base}/{endpoint.value}"), provider, trust_env=trust_env) for endpoint in Endpoint
+        }
+        self._heads = {endpoint: _head(request) for endpoint, request in self._requests.items()}
 
-    async def post(self, endpoint: Endpoint, body: bytes, headers: Mapping[str, str]) -> ClientResponse:
-        """Send and wait for the response's head. Raises aiohttp.ClientError, OSError, TimeoutError."""
-        # aiohttp warns of large bytes, which it would write in one piece.
-        data = body if len(body) <= _WRITTEN_AT_ONCE else io.BytesIO(body)
-        return await self._session.post(self._urls[endpoint], data=data, headers=headers, allow_redirects=False)
+    async def post(self, endpoint: Endpoint, body: bytes, headers: Mapping[str, str]) -> UpstreamResponse:
+        """Send and wait for the response's head; `headers` must be sound. Redirects are not followed.
+
+        Raises aiohttp.ClientError, OSError, TimeoutError.
+        """
+        request = self._requests[endpoint]
+        try:
+            connection = await self._connector.connect(request, [], self._timeout)
+        except TimeoutError as error:
+            raise aiohttp.ConnectionTimeoutError from error
+        try:
+            protocol = connection.protocol
+            assert protocol is not None
+            transport = protocol.transport
+            if transport is None:
+                raise aiohttp.ServerDisconnectedError
+            protocol.set_response_params(
+                timer=_NO_TIMER, read_until_eof=True, auto_decompress=False, read_bufsize=_READ_BUFFER
+            )
+            lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+            head = self._heads[endpoint] + f"{lines}Content-Length: {len(body)}\r\n\r\n".encode("latin-1")
+            transport.writelines((head, body))
+            while True:
+                message, content = await protocol.read()
+                if message.code >= 200 or message.code == 101:
+                    return UpstreamResponse(connection, message.code, message.headers, content)
+        except HttpProcessingError as error:
+            connection.close()
+            raise aiohttp.ClientResponseError(_info(request), (), status=error.code, message=error.message) from error
+        except BaseException:
+            connection.close()
+            raise
 
     async def close(self) -> None:
         """Close every connection."""
-        await self._session.close()
+        await self._connector.close()
+
+
+def _request(url: URL, provider: Provider, *, trust_env: bool) -> ClientRequest:
+    """What the connector needs to know of all requests to `url`: where to connect, and through which proxy."""
+    headers = {
+        "Accept": "*/*",
+        "Accept-Encoding": "identity",
+        "Content-Type": "application/json",
+        "User-Agent": "stratmaster-router",
+    }
+    if provider.api_key is not None:
+        headers["Authorization"] = f"Bearer {provider.api_key.value}"
+    proxy, proxy_auth = None, None
+    if trust_env:
+        with contextlib.suppress(LookupError):  # no proxy for this address
+            proxy, proxy_auth = get_env_proxy_for_url(url)
+    request = ClientRequest(
+        "POST", url, headers=headers, proxy=proxy, proxy_auth=proxy_auth, loop=asyncio.get_running_loop()
+    )
+    request.headers.popall("Content-Length", None)
+    if proxy_auth is not None and not request.is_ssl():
+        request.headers["Proxy-Authorization"] = proxy_auth.encode()
+    return request
+
+
+def _head(request: ClientRequest) -> bytes:
+    """The part of a request's head that is always the same."""
+    target = str(request.url) if request.proxy and not request.is_ssl() else request.url.raw_path_qs
+    lines = [f"POST {target} HTTP/1.1", *(f"{name}: {value}" for name, value in request.headers.items()), ""]
+    return "\r\n".join(lines).encode("latin-1")
+
+
+def _info(request: ClientRequest) -> RequestInfo:
+    return RequestInfo(request.url, request.method, CIMultiDictProxy(request.headers), request.original_url)
 
 
 class Upstreams:

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from time import perf_counter
 
 import aiohttp
-from aiohttp import ClientResponse
 from msgspec import Struct
 
 from stratmaster_router.domain.errors import (
@@ -18,7 +17,7 @@ from stratmaster_router.domain.errors import (
 from stratmaster_router.domain.routing import Decision, Endpoint, Hop
 from stratmaster_router.domain.usage import Usage
 from stratmaster_router.upstream.attempts import Attempt, next_hop, shortest_wait
-from stratmaster_router.upstream.client import Misconfigured, Upstreams
+from stratmaster_router.upstream.client import Misconfigured, UpstreamResponse, Upstreams
 from stratmaster_router.upstream.response import HopFailed, check_head, read_body
 from stratmaster_router.upstream.stream import NETWORK_FAILURES, UpstreamStream, forget_frames
 from stratmaster_router.upstream.watch import PhaseExpired, Watch
@@ -106,7 +105,7 @@ async def _try(
     body = envelope.for_upstream(hop.model)
     watch.attempt(timeouts.total)
     watch.phase(timeouts.connect + timeouts.first_byte)
-    response: ClientResponse | None = None
+    response: UpstreamResponse | None = None
     try:
         response = await client.post(endpoint, body, headers)
         content_type = await check_head(response, hop, watch, stream=envelope.stream)
@@ -123,7 +122,7 @@ async def _try(
         raise _meaning(failure, response, watch) from None
 
 
-def _meaning(failure: BaseException, response: ClientResponse | None, watch: Watch) -> BaseException:
+def _meaning(failure: BaseException, response: UpstreamResponse | None, watch: Watch) -> BaseException:
     """Translate what went wrong in a hop before it committed."""
     status = None if response is None else response.status
     if isinstance(failure, asyncio.CancelledError):

@@ -4,12 +4,12 @@ import re
 from urllib.parse import urlsplit
 
 import msgspec
-from aiohttp import ClientResponse
 from msgspec import Struct
 
 from stratmaster_router.domain.errors import UpstreamRejected
 from stratmaster_router.domain.routing import Hop, Provider
 from stratmaster_router.upstream.attempts import CLIENT_FAULTS, failure_code
+from stratmaster_router.upstream.client import UpstreamResponse
 from stratmaster_router.upstream.watch import Watch
 
 LARGEST_ANSWER = 128 * 1024 * 1024  # bytes of an answer that is held in memory until it is whole
@@ -27,7 +27,7 @@ class HopFailed(Exception):
         self.retry_after = retry_after
 
 
-async def check_head(response: ClientResponse, hop: Hop, watch: Watch, *, stream: bool) -> bytes:
+async def check_head(response: UpstreamResponse, hop: Hop, watch: Watch, *, stream: bool) -> bytes:
     """Judge a response's head and return its content type.
 
     Raises `UpstreamRejected` where the upstream says that the request is wrong, else `HopFailed` for whatever is not
@@ -53,7 +53,7 @@ def _is_json(media_type: str) -> bool:
     return media_type == "application/json" or media_type.endswith("+json")
 
 
-async def read_body(response: ClientResponse, hop: Hop, watch: Watch) -> bytes:
+async def read_body(response: UpstreamResponse, hop: Hop, watch: Watch) -> bytes:
     """The whole body of an answer. Raises `HopFailed` where it is too large, and what reading raises."""
     content = response.content
     if content.is_eof():
@@ -65,7 +65,7 @@ async def read_body(response: ClientResponse, hop: Hop, watch: Watch) -> bytes:
     return body
 
 
-async def _read(response: ClientResponse, hop: Hop, watch: Watch, most: int) -> bytes:
+async def _read(response: UpstreamResponse, hop: Hop, watch: Watch, most: int) -> bytes:
     """Read until the end or past `most` bytes; each read may take the provider's idle time."""
     read = response.content.readany
     idle = hop.provider.timeouts.idle
@@ -93,7 +93,7 @@ class _WireErrorBody(Struct):
 _decode_error = msgspec.json.Decoder(_WireErrorBody).decode
 
 
-async def _refusal(response: ClientResponse, hop: Hop, watch: Watch) -> Exception:
+async def _refusal(response: UpstreamResponse, hop: Hop, watch: Watch) -> Exception:
     """The failure that a status other than 200 stands for."""
     status = response.status
     body = await _read(response, hop, watch, _LARGEST_ERROR)
@@ -119,7 +119,7 @@ def _scrubbed(text: str, provider: Provider) -> str:
     return re.sub(pattern, "…", text[:_LONGEST_MESSAGE], flags=re.IGNORECASE)
 
 
-def _retry_after(response: ClientResponse) -> float | None:
+def _retry_after(response: UpstreamResponse) -> float | None:
     """The upstream's wish in seconds: `retry-after-ms`, else `Retry-After` where it is a number."""
     for name, scale in (("retry-after-ms", 1000.0), ("Retry-After", 1.0)):
         value = response.headers.get(name, "")

@@ -3,10 +3,10 @@
 import asyncio
 
 import aiohttp
-from aiohttp import ClientResponse
 
 from stratmaster_router.domain.errors import StreamBroken
 from stratmaster_router.domain.usage import Usage
+from stratmaster_router.upstream.client import UpstreamResponse
 from stratmaster_router.upstream.watch import PhaseExpired, Watch
 from stratmaster_router.wire.answer import StreamReader
 
@@ -28,7 +28,7 @@ def forget_frames(failure: BaseException) -> None:
 class UpstreamStream:
     """The events of a streaming answer, whole and byte for byte, after the first one has been held back."""
 
-    def __init__(self, response: ClientResponse, watch: Watch, idle: float, reader: StreamReader) -> None:
+    def __init__(self, response: UpstreamResponse, watch: Watch, idle: float, reader: StreamReader) -> None:
         self._response = response
         self._read = response.content.readany
         self._watch = watch

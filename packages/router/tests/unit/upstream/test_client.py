@@ -150,7 +150,7 @@ async def test_request_is_sent_as_it_is(upstreams: Upstreams, endpoint: Endpoint
     with running_scripted(answer) as scripted:
         client = upstreams.client(provider_at(scripted, base=base))
         response = await client.post(endpoint, b'{ "a" : 1 }', {"x-request-id": "req_1"})
-        assert (response.status, await response.read()) == (200, b"{}")
+        assert (response.status, await response.content.read()) == (200, b"{}")
 
     (exchange,) = scripted.exchanges
     assert (exchange.path, exchange.body) == (path, b'{ "a" : 1 }')
@@ -170,7 +170,7 @@ async def test_provider_without_a_key_is_sent_none(upstreams: Upstreams) -> None
     """A local model server gets no credential at all."""
     with running_scripted(answer) as scripted:
         client = upstreams.client(provider_at(scripted, key=None))
-        await (await client.post(Endpoint.CHAT, b"{}", {})).read()
+        await (await client.post(Endpoint.CHAT, b"{}", {})).content.read()
 
     assert "authorization" not in scripted.exchanges[0].headers
 
@@ -180,7 +180,7 @@ async def test_connection_is_used_again(upstreams: Upstreams) -> None:
     with running_scripted(answer) as scripted:
         for _ in range(3):
             client = upstreams.client(provider_at(scripted))
-            await (await client.post(Endpoint.CHAT, b"{}", {})).read()
+            await (await client.post(Endpoint.CHAT, b"{}", {})).content.read()
 
         assert (len(scripted.exchanges), scripted.connections) == (3, 1)
 
@@ -197,5 +197,5 @@ async def test_replaced_client_finishes_what_it_began(upstreams: Upstreams) -> N
         new = upstreams.client(provider_at(scripted, key="sk-new"))
         second = await new.post(Endpoint.CHAT, b"{}", {})
 
-        assert (await first.read(), await second.read()) == (b"old", b"new")
-        assert (await (await old.post(Endpoint.CHAT, b"{}", {})).read()) == b"old"
+        assert (await first.content.read(), await second.content.read()) == (b"old", b"new")
+        assert (await (await old.post(Endpoint.CHAT, b"{}", {})).content.read()) == b"old"
