@@ -13,7 +13,6 @@ from typing import Any
 from urllib.request import Request, urlopen
 
 import uvicorn
-
 from stratmaster_router.api.protocol import RouterProtocol
 from stratmaster_router.app import Router
 from stratmaster_router.settings import Settings

@@ -9,7 +9,7 @@ import structlog
 from stratmaster_router.api.body import check_media_type, read_body
 from stratmaster_router.api.errors import Headers, error_body, wire_error
 from stratmaster_router.api.guard import Receive, Scope, Send, Visit
-from stratmaster_router.api.protocol import answer_whole
+from stratmaster_router.api.protocol import answer_whole, write_chunk
 from stratmaster_router.domain.errors import ClientDisconnected, RouterError
 from stratmaster_router.domain.routing import Decision, Endpoint, Hop
 from stratmaster_router.gateway.pipeline import Gateway
@@ -78,7 +78,8 @@ class OpenAIEndpoint:
         try:
             await send({"type": "http.response.start", "status": 200, "headers": headers})
             while events := await stream.next():
-                await send({"type": "http.response.body", "body": events, "more_body": True})
+                if not write_chunk(send, events):
+                    await send({"type": "http.response.body", "body": events, "more_body": True})
         except asyncio.CancelledError as cancelled:
             last = _failure_event(watch.interruption(cancelled), settlement)
         except Exception as error:  # noqa: BLE001  # whatever it is, the stream must not look complete

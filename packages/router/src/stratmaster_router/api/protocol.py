@@ -131,6 +131,16 @@ def answer_whole(send: Any, headers: list[tuple[bytes, bytes]], body: bytes) -> 
     return True
 
 
+def write_chunk(send: Any, data: bytes) -> bool:
+    """Write a piece of a chunked answer that has begun; returns False, as `answer_whole`, where it was not written."""
+    cycle = getattr(send, "__self__", None)
+    if type(cycle) is not RequestResponseCycle or cycle.flow.write_paused or not cycle.chunked_encoding:
+        return False
+    if not cycle.disconnected:
+        cycle.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+    return True
+
+
 class _GatheringTransport:
     """A transport that keeps an answer's head back until its body comes, or until the event loop comes round."""
 

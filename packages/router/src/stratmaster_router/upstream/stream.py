@@ -59,33 +59,32 @@ class UpstreamStream:
             return held
         if self._ended:
             return b""
+        reader, watch = self._reader, self._watch
         try:
-            return await self._next()
+            reader.check()
+            while True:
+                wait = _LAST_BYTES if reader.complete else min(_KEEP_ALIVE, self._idle - self._waited)
+                watch.phase(wait)
+                try:
+                    data = await self._read()
+                except asyncio.CancelledError as cancelled:
+                    return self._interrupted(watch.interruption(cancelled), wait)
+                self._waited = 0.0
+                events = reader.feed(data) if data else self._end()
+                if events or self._ended:
+                    # Until the next read only the total deadline runs: a client that reads slowly is no stalled
+                    # upstream.
+                    watch.rest()
+                    return events
         except BaseException as failure:
             self._ended = True
             self._response.close()
-            if self._reader.complete and isinstance(failure, (PhaseExpired, StreamBroken, *NETWORK_FAILURES)):
+            if reader.complete and isinstance(failure, (PhaseExpired, StreamBroken, *NETWORK_FAILURES)):
                 return b""
             if isinstance(failure, NETWORK_FAILURES):
                 forget_frames(failure)
-                raise self._reader.truncated() from None
+                raise reader.truncated() from None
             raise
-
-    async def _next(self) -> bytes:
-        self._reader.check()
-        while True:
-            wait = _LAST_BYTES if self._reader.complete else min(_KEEP_ALIVE, self._idle - self._waited)
-            self._watch.phase(wait)
-            try:
-                data = await self._read()
-            except asyncio.CancelledError as cancelled:
-                return self._interrupted(self._watch.interruption(cancelled), wait)
-            self._waited = 0.0
-            events = self._reader.feed(data) if data else self._end()
-            if events or self._ended:
-                # Until the next read only the total deadline runs: a client that reads slowly is no stalled upstream.
-                self._watch.rest()
-                return events
 
     def _interrupted(self, meant: BaseException, waited: float) -> bytes:
         if not isinstance(meant, PhaseExpired) or self._reader.complete:

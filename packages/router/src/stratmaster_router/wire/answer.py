@@ -88,10 +88,11 @@ _decode_chunk = msgspec.json.Decoder(_Chunk).decode
 class StreamReader:
     """Follows a stream of events: what may be passed on, what was used, and whether it came to its end.
 
-    `started` is true once an event with data has come whole. `usage` is the last that the upstream reported.
+    `started` is true once an event with data has come whole, `complete` once `[DONE]` has: nothing can go wrong with
+    the answer after that. `usage` is the last that the upstream reported.
     """
 
-    __slots__ = ("_broken", "_done", "_finished", "_show_usage", "_splitter", "_unfinished", "started", "usage")
+    __slots__ = ("_broken", "_finished", "_show_usage", "_splitter", "_unfinished", "complete", "started", "usage")
 
     def __init__(self, show_usage: bool) -> None:
         self.started = False
@@ -100,7 +101,7 @@ class StreamReader:
         self._splitter = EventSplitter()
         self._unfinished: set[int | None] = set()
         self._finished = False
-        self._done = False
+        self.complete = False
         self._broken: StreamBroken | None = None
 
     def feed(self, data: bytes) -> bytes:
@@ -112,20 +113,19 @@ class StreamReader:
         """
         self.check()
         started = self.started
-        passed: list[bytes] = []
+        passed = b""
         try:
-            # One by one, not extended at once: what stands before a broken event is kept.
             for event in self._splitter.feed(data):
                 if self._passes(event):
-                    passed.append(event)  # noqa: PERF401
+                    passed = passed + event if passed else event
         except EventTooLong:
-            if not self._done:
+            if not self.complete:
                 self._broken = StreamBroken("upstream_stream_invalid", "The provider sent an event that does not end.")
         except StreamBroken as broken:
             self._broken = broken
         if self._broken is not None and not (started and passed):
             raise self._broken
-        return passed[0] if len(passed) == 1 else b"".join(passed)
+        return passed
 
     def check(self) -> None:
         """Raises the `StreamBroken` that the last `feed` put off."""
@@ -137,10 +137,10 @@ class StreamReader:
         self.check()
         rest = self._splitter.rest()
         tail = b""
-        if rest.strip() and not self._done:
+        if rest.strip() and not self.complete:
             # Some servers leave out the last empty line. What can be read whole is taken; half an event is a cut.
             tail = rest if self._passes(rest) else b""
-        if not (self._done or (self._finished and not self._unfinished)):
+        if not (self.complete or (self._finished and not self._unfinished)):
             raise self.truncated()
         return tail
 
@@ -149,19 +149,14 @@ class StreamReader:
         """The failure of a stream that ended before its end."""
         return StreamBroken("upstream_stream_truncated", "The provider's stream ended before the answer was complete.")
 
-    @property
-    def complete(self) -> bool:
-        """`[DONE]` has come: nothing can go wrong with this answer any more."""
-        return self._done
-
     def _passes(self, event: bytes) -> bool:
-        if self._done:
+        if self.complete:
             return False  # nothing that follows belongs to the answer
         data = event_data(event)
         if data is None:
             return True
         if data.strip() == b"[DONE]":
-            self.started = self._done = True
+            self.started = self.complete = True
             return True
         try:
             chunk = _lenient(_decode_chunk, data)
