@@ -172,9 +172,7 @@ async def _answers(session: aiohttp.ClientSession, url: str) -> bool:
 
 
 async def _show(console: Console, session: aiohttp.ClientSession, base: str) -> bool:
-    table = Table(
-        "call", "status", "provider", "model", "attempts", "ms", "as it should be", title="StratMaster Router"
-    )
+    table = Table("call", "status", "provider", "model", "attempts", "ms", "ok", title="StratMaster Router")
     good = True
     for call in _CALLS:
         began = perf_counter()

@@ -28,11 +28,21 @@ def forget_frames(failure: BaseException) -> None:
 class UpstreamStream:
     """The events of a streaming answer, whole and byte for byte, after the first one has been held back."""
 
-    def __init__(self, response: UpstreamResponse, watch: Watch, idle: float, reader: StreamReader) -> None:
+    def __init__(
+        self,
+        response: UpstreamResponse,
+        watch: Watch,
+        idle: float,
+        reader: StreamReader,
+        *,
+        keep_alive: float = _KEEP_ALIVE,
+    ) -> None:
+        """`idle` and `keep_alive` are seconds without a byte: until the stream is given up, until a comment is sent."""
         self._response = response
         self._read = response.content.readany
         self._watch = watch
         self._idle = idle
+        self._keep_alive = keep_alive
         self._reader = reader
         self._held = b""
         self._waited = 0.0
@@ -63,7 +73,7 @@ class UpstreamStream:
         try:
             reader.check()
             while True:
-                wait = _LAST_BYTES if reader.complete else min(_KEEP_ALIVE, self._idle - self._waited)
+                wait = _LAST_BYTES if reader.complete else min(self._keep_alive, self._idle - self._waited)
                 watch.phase(wait)
                 try:
                     data = await self._read()
