@@ -19,6 +19,7 @@ _LARGEST_HEAD = 64 * 1024  # bytes of a request's line and headers
 # A client that is refused before its body was read may send it to its end, so that it gets to read the answer; but not
 # without end.
 _MOST_DISCARDED = 64 * 1024 * 1024
+_LINGER = 10.0  # seconds for a client to read the end of a closing connection
 
 _upgrade = re.compile(rb"\r\nupgrade:[^\r\n]*", re.IGNORECASE)
 
@@ -31,19 +32,27 @@ class RouterProtocol(HttpToolsProtocol):
 
     _in_head = False
     _in_body = False
+    _began = False  # in this read
+    _took_body = False  # in this read
     _head_size = 0
-    _head_timer: asyncio.TimerHandle | None = None
+    _timer: asyncio.TimerHandle | None = None  # of a head, or of a body that is read only to be thrown away
     _discarded = 0
+    _running: RequestResponseCycle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn declares it
         """Begin a connection."""
         self._head_timeout: float = self.app_state["head_timeout"]
         super().connection_made(_GatheringTransport(transport, self.loop))  # type: ignore[arg-type]
-        self._head_timer = self.loop.call_later(self._head_timeout, self.transport.close)
+        self._start_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """End a connection."""
-        self._stop_head_timer()
+        """End a connection; the request that runs must hear of it, also where another one is queued behind it."""
+        self._stop_timer()
+        running = self._running
+        if running is not None and not running.response_complete:
+            running.disconnected = True
+            running.message_event.set()
+        self._running = None
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -52,41 +61,66 @@ class RouterProtocol(HttpToolsProtocol):
             # An offer to change the protocol (Java's client makes one) is not taken up; uvicorn would lose the body.
             head, end, rest = data.partition(b"\r\n\r\n")
             data = _upgrade.sub(b"", head) + end + rest
+        self._began = self._took_body = False
         super().data_received(data)
-        if self._in_head:
-            self._head_size += len(data)
-            if self._head_size > _LARGEST_HEAD:
+        if self._in_head or (self._in_body and not self._took_body):
+            self._bound_head(len(data))
+        elif self.timeout_keep_alive_task is None and self.cycle is not None and self.cycle.response_complete:
+            # uvicorn stops the idle timer at any byte, and only starts it again at the end of an answer.
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+
+    def _bound_head(self, size: int) -> None:
+        """Count bytes of a head, or of what stands between the pieces of a body and after it."""
+        if not self._began:
+            self._head_size += size
+        if self.transport.is_closing():
+            return
+        if self._head_size > _LARGEST_HEAD:
+            if self._in_head:
                 self.send_400_response("The request's head is too large.")
-            elif self._head_timer is None:
-                self._head_timer = self.loop.call_later(self._head_timeout, self.transport.close)
+            else:
+                self.transport.close()
+        elif self._timer is None and self._in_head:
+            self._start_timer()
 
     def on_message_begin(self) -> None:
         """Begin a head."""
-        self._in_head = True
-        self._head_size = 0
+        self._in_head = self._began = True
+        self._head_size = self._discarded = 0
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
         """End a head, begin a body."""
         self._in_head = False
         self._in_body = True
-        self._stop_head_timer()
+        self._head_size = 0
+        self._stop_timer()
         super().on_headers_complete()
+        self.headers = _NO_TRAILERS
 
     def on_message_complete(self) -> None:
         """End a body."""
         self._in_body = False
+        self._stop_timer()
         super().on_message_complete()
 
     def on_body(self, body: bytes) -> None:
         """Take a piece of a request's body; of one that is answered already, only so much is read to its end."""
+        self._took_body = True
         if self.cycle.response_complete:
             self._discarded += len(body)
             if self._discarded > _MOST_DISCARDED:
                 self.transport.close()
+            elif self._timer is None:
+                self._start_timer()
         else:
-            self._discarded = 0
             super().on_body(body)
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
 
     def send_400_response(self, msg: str) -> None:
         """Answer what is not HTTP, in the one shape of all errors."""
@@ -99,10 +133,23 @@ class RouterProtocol(HttpToolsProtocol):
         self.transport.write(STATUS_LINE[400] + lines + b"\r\n" + body)
         self.transport.close()
 
-    def _stop_head_timer(self) -> None:
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
+    def _start_timer(self) -> None:
+        self._timer = self.loop.call_later(self._head_timeout, self.transport.close)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+class _NoTrailers(list[tuple[bytes, bytes]]):
+    """Where uvicorn collects a request's trailers, which are no headers and must not be gathered without bound."""
+
+    def append(self, _: tuple[bytes, bytes]) -> None:
+        pass
+
+
+_NO_TRAILERS = _NoTrailers()
 
 
 def answer_whole(send: Any, headers: list[tuple[bytes, bytes]], body: bytes) -> bool:
@@ -147,7 +194,7 @@ class _GatheringTransport:
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
         self._transport = transport
         self._write = transport.write
-        self._call_soon = loop.call_soon
+        self._loop = loop
         self._head = b""
         self.is_closing = transport.is_closing
 
@@ -156,13 +203,16 @@ class _GatheringTransport:
             data, self._head = self._head + data, b""
         elif data.startswith(b"HTTP/1.1 ") and data.endswith(b"\r\n\r\n"):
             self._head = data
-            self._call_soon(self._flush)
+            self._loop.call_soon(self._flush)
             return
         self._write(data)
 
     def close(self) -> None:
         self._flush()
         self._transport.close()
+        if self._transport.get_write_buffer_size():
+            # Closing waits until the client has read; one that has stopped reading must not hold its connection.
+            self._loop.call_later(_LINGER, self._transport.abort)
 
     def _flush(self) -> None:
         if self._head:

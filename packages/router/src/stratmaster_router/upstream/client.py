@@ -7,14 +7,16 @@ request (docs/decisions/0008). This builds on less public parts of aiohttp, so i
 
 import asyncio
 import contextlib
+import functools
 import ssl
 from collections.abc import Mapping
 
 import aiohttp
 from aiohttp import ClientRequest, ClientTimeout, StreamReader, TCPConnector
+from aiohttp.client_proto import ResponseHandler
 from aiohttp.client_reqrep import RequestInfo
 from aiohttp.connector import Connection
-from aiohttp.helpers import TimerNoop, get_env_proxy_for_url
+from aiohttp.helpers import _EXC_SENTINEL, TimerNoop, get_env_proxy_for_url
 from aiohttp.http_exceptions import HttpProcessingError
 from multidict import CIMultiDictProxy
 from yarl import URL
@@ -22,7 +24,7 @@ from yarl import URL
 from stratmaster_router.domain.routing import Endpoint, Provider
 from stratmaster_router.upstream.tls import upstream_context
 
-# Upstreams keep idle connections for 60 s and longer; a pool that gives up first never sends into a closing one.
+# A connection that the upstream has closed is noticed before it is used; this only bounds how long idle ones are kept.
 _KEEPALIVE = 50.0
 _READ_BUFFER = 256 * 1024
 _NO_TIMER = TimerNoop()
@@ -44,11 +46,39 @@ class UpstreamResponse:
         self.headers = headers
         self.content = content
         self._connection = connection
-        content.on_eof(connection.release)
+        content.on_eof(functools.partial(_finish, connection))
 
     def close(self) -> None:
-        """Give the response up: closing the connection is what cancels the request at the upstream."""
-        self._connection.close()
+        """Give the response up: dropping the connection is what cancels the request at the upstream."""
+        _drop(self._connection)
+
+
+def _finish(connection: Connection) -> None:
+    """The response has been read: let the connection be used again."""
+    transport = connection.transport
+    if transport is not None and transport.get_write_buffer_size():
+        # Answered before it had read the request: the next one must not queue behind the rest.
+        _drop(connection)
+    else:
+        connection.release()
+
+
+class _Handler(ResponseHandler):
+    """aiohttp's protocol, whose parser forgets to tell a body's reader that the rest of it cannot be read."""
+
+    def set_exception(self, exc: BaseException, exc_cause: BaseException = _EXC_SENTINEL) -> None:
+        payload = self._payload
+        super().set_exception(exc, exc_cause)
+        if payload is not None and not payload.is_eof() and payload.exception() is None:
+            payload.set_exception(aiohttp.ClientPayloadError("The body cannot be read."))
+
+
+def _drop(connection: Connection) -> None:
+    """Close at once; an orderly close would first send what is left of the request."""
+    protocol = connection.protocol
+    if protocol is not None:
+        protocol.abort()
+    connection.close()
 
 
 class UpstreamClient:
@@ -67,6 +97,10 @@ class UpstreamClient:
             except (OSError, ssl.SSLError) as error:
                 raise Misconfigured(f"its TLS files cannot be used: {error}") from error
         self._connector = TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE, ssl=context)
+        # The factory is declared as making the base class, and a partial is not covariant.
+        self._connector._factory = functools.partial(  # type: ignore[assignment]
+            _Handler, loop=asyncio.get_running_loop()
+        )
         # Only a new connection is timed here; the other phases are the watchdog's, which costs less.
         self._timeout = ClientTimeout(total=None, sock_connect=provider.timeouts.connect)
         self._requests = {
@@ -80,10 +114,7 @@ class UpstreamClient:
         Raises aiohttp.ClientError, OSError, TimeoutError.
         """
         request = self._requests[endpoint]
-        try:
-            connection = await self._connector.connect(request, [], self._timeout)
-        except TimeoutError as error:
-            raise aiohttp.ConnectionTimeoutError from error
+        connection = await self._connect(request)
         try:
             protocol = connection.protocol
             assert protocol is not None
@@ -101,11 +132,23 @@ class UpstreamClient:
                 if message.code >= 200 or message.code == 101:
                     return UpstreamResponse(connection, message.code, message.headers, content)
         except HttpProcessingError as error:
-            connection.close()
+            _drop(connection)
             raise aiohttp.ClientResponseError(_info(request), (), status=error.code, message=error.message) from error
         except BaseException:
-            connection.close()
+            _drop(connection)
             raise
+
+    async def _connect(self, request: ClientRequest) -> Connection:
+        while True:
+            try:
+                connection = await self._connector.connect(request, [], self._timeout)
+            except TimeoutError as error:
+                raise aiohttp.ConnectionTimeoutError from error
+            protocol = connection.protocol
+            if protocol is None or not protocol.should_close:
+                return connection
+            # Something has come while it was idle: it would be taken for the answer.
+            connection.close()
 
     async def close(self) -> None:
         """Close every connection."""

@@ -37,6 +37,8 @@ async def check_head(response: UpstreamResponse, hop: Hop, watch: Watch, *, stre
     if response.status != 200:
         raise await _refusal(response, hop, watch)
     declared: str = response.headers.get("Content-Type", "text/event-stream" if stream else "application/json")
+    if not (declared.isascii() and declared.isprintable()):
+        raise HopFailed("upstream_invalid_response", 200)
     if declared != "application/json":
         media_type = declared.partition(";")[0].strip().lower()
         fits = media_type == "text/event-stream" if stream else _is_json(media_type)
@@ -116,7 +118,7 @@ def _scrubbed(text: str, provider: Provider) -> str:
     if provider.api_key is not None:
         hidden.insert(0, re.escape(provider.api_key.value))
     pattern = "|".join(part for part in hidden if part)
-    return re.sub(pattern, "…", text[:_LONGEST_MESSAGE], flags=re.IGNORECASE)
+    return re.sub(pattern, "…", text, flags=re.IGNORECASE)[:_LONGEST_MESSAGE]
 
 
 def _retry_after(response: UpstreamResponse) -> float | None:

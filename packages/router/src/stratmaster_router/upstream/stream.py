@@ -1,6 +1,7 @@
 """A streaming answer on its way through."""
 
 import asyncio
+from time import monotonic
 
 import aiohttp
 
@@ -46,6 +47,7 @@ class UpstreamStream:
         self._reader = reader
         self._held = b""
         self._waited = 0.0
+        self._last_by: float | None = None
         self._ended = False
 
     @property
@@ -73,7 +75,7 @@ class UpstreamStream:
         try:
             reader.check()
             while True:
-                wait = _LAST_BYTES if reader.complete else min(self._keep_alive, self._idle - self._waited)
+                wait = self._last_bytes() if reader.complete else min(self._keep_alive, self._idle - self._waited)
                 watch.phase(wait)
                 try:
                     data = await self._read()
@@ -95,6 +97,12 @@ class UpstreamStream:
                 forget_frames(failure)
                 raise reader.truncated() from None
             raise
+
+    def _last_bytes(self) -> float:
+        """Seconds left of `_LAST_BYTES`, which run from the first look after `[DONE]`."""
+        if self._last_by is None:
+            self._last_by = monotonic() + _LAST_BYTES
+        return self._last_by - monotonic()
 
     def _interrupted(self, meant: BaseException, waited: float) -> bytes:
         if not isinstance(meant, PhaseExpired) or self._reader.complete:
