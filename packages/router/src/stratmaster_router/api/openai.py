@@ -35,7 +35,7 @@ class OpenAIEndpoint:
         self._watchdog = watchdog
         self._body_limit = body_limit
         self._body_timeout = body_timeout
-        self._lanes: dict[tuple[str, str | None, str, str], Headers] = {}
+        self._lanes: dict[tuple[str, str | None, str, str], bytes] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Be a route of the FastAPI app; the guard calls `serve` without that detour."""
@@ -55,14 +55,13 @@ class OpenAIEndpoint:
                 whole = answered.reply.body
                 assert whole is not None
                 watch.close()
-                headers = self._headers(answered, settlement)
-                headers.append((b"content-length", b"%d" % len(whole)))
-                if answer_whole(send, headers, whole):
+                lines = b"content-length: %d\r\n" % len(whole) + self._lines(answered, settlement)
+                if answer_whole(send, lines, whole):
                     return
-                await send({"type": "http.response.start", "status": 200, "headers": headers})
+                await send({"type": "http.response.start", "status": 200, "headers": _headers(lines)})
                 await send({"type": "http.response.body", "body": whole})
             else:
-                await self._relay(stream, self._headers(answered, settlement), send, settlement, watch)
+                await self._relay(stream, _headers(self._lines(answered, settlement)), send, settlement, watch)
         except asyncio.CancelledError as cancelled:
             raise watch.interruption(cancelled) from None
         finally:
@@ -93,38 +92,41 @@ class OpenAIEndpoint:
             async with asyncio.timeout(_LAST_WRITE):
                 await send({"type": "http.response.body", "body": last})
 
-    def _headers(self, answered: Answered, settlement: Settlement) -> Headers:
-        """The head of an answer; notes the router's own time so far."""
+    def _lines(self, answered: Answered, settlement: Settlement) -> bytes:
+        """The header lines of an answer, each with its end; notes the router's own time so far."""
         trip = settlement.trip
         assert trip is not None
         overhead = perf_counter() - settlement.began - trip.upstream_seconds
         settlement.overhead = overhead
         settlement.status = 200
-        return [
-            (b"content-type", answered.reply.content_type),
-            (b"x-request-id", settlement.request_id.encode()),
-            (b"x-router-attempts", b"%d" % len(trip.attempts)),
-            (b"x-router-overhead-ms", b"%.3f" % (overhead * 1000)),
-            *self._lane_headers(answered.decision, answered.reply.hop),
-        ]
+        return b"content-type: %b\r\nx-request-id: %b\r\nx-router-attempts: %d\r\nx-router-overhead-ms: %.3f\r\n%b" % (
+            answered.reply.content_type,
+            settlement.request_id.encode(),
+            len(trip.attempts),
+            overhead * 1000,
+            self._lane_lines(answered.decision, answered.reply.hop),
+        )
 
-    def _lane_headers(self, decision: Decision, hop: Hop) -> Headers:
-        """The headers that only depend on the policy, made once for each lane."""
+    def _lane_lines(self, decision: Decision, hop: Hop) -> bytes:
+        """The header lines that only depend on the policy, made once for each lane."""
         key = (decision.policy, decision.task, hop.provider.name, hop.model)
-        headers = self._lanes.get(key)
-        if headers is None:
+        lines = self._lanes.get(key)
+        if lines is None:
             if any(known[0] != decision.policy for known in self._lanes):
                 # Lanes of a former policy are not needed again; this is what keeps the table small.
                 self._lanes.clear()
-            headers = [
-                (b"x-router-provider", hop.provider.name.encode()),
-                (b"x-router-model", hop.model.encode()),
-                (b"x-router-policy", decision.policy.encode()),
-            ]
+            named = {"provider": hop.provider.name, "model": hop.model, "policy": decision.policy}
             if decision.task is not None:
-                headers.append((b"x-router-task", decision.task.encode()))
-            self._lanes[key] = headers
-        return headers
+                named["task"] = decision.task
+            lines = "".join([f"x-router-{name}: {value}\r\n" for name, value in named.items()]).encode()
+            self._lanes[key] = lines
+        return lines
+
+
+def _headers(lines: bytes) -> Headers:
+    """Header lines as ASGI wants them."""
+    pairs = [line.partition(b": ") for line in lines.split(b"\r\n")[:-1]]
+    return [(name, value) for name, _, value in pairs]
 
 
 def _failure_event(failure: BaseException, settlement: Settlement) -> bytes:

@@ -152,8 +152,8 @@ class _NoTrailers(list[tuple[bytes, bytes]]):
 _NO_TRAILERS = _NoTrailers()
 
 
-def answer_whole(send: Any, headers: list[tuple[bytes, bytes]], body: bytes) -> bool:
-    """Answer 200 with `headers`, which must be sound and hold the body's length, and `body`.
+def answer_whole(send: Any, lines: bytes, body: bytes) -> bool:
+    """Answer 200 with `body`; the header `lines` must be sound, hold the body's length, and each have its end.
 
     Where it returns False (another server, another shape of answer) nothing was sent: take ASGI's way.
     """
@@ -164,15 +164,10 @@ def answer_whole(send: Any, headers: list[tuple[bytes, bytes]], body: bytes) -> 
         return False
     if cycle.disconnected or cycle.transport.is_closing():
         return True
-    parts = [STATUS_LINE[200]]
-    for name, value in cycle.default_headers:
-        parts += (name, b": ", value, b"\r\n")
-    for name, value in headers:
-        parts += (name, b": ", value, b"\r\n")
-    parts += (b"\r\n", body)
+    default = b"".join([b"%b: %b\r\n" % header for header in cycle.default_headers])
     cycle.response_started = cycle.response_complete = True
     cycle.waiting_for_100_continue = False
-    cycle.transport.write(b"".join(parts))
+    cycle.transport.write(b"".join((STATUS_LINE[200], default, lines, b"\r\n", body)))
     cycle.message_event.set()
     cycle.on_response()
     return True
