@@ -138,7 +138,7 @@ def test_client_that_leaves_in_its_body_asks_no_upstream(patient: RunningRouter,
 
 def test_client_that_reads_slowly_gets_every_byte(mock: Mock, tmp_path: Path) -> None:
     """A client that pauses for longer than `idle` is no stalled upstream: the stream waits, and then is whole."""
-    words = 30_000  # about 6 MB, more than all the buffers between the two hold
+    words = 80_000  # about 16 MB, more than the kernel and the router hold between the two
     policy = one_hop(mock.url, f"gpt-4.1@chunks={words}", timeouts="{first_byte: 5s, idle: 200ms, total: 30s}")
     with running_router(tmp_path, policy) as router, connected(router, receive_buffer=4096) as client:
         client.sendall(request_bytes({**HELLO, "stream": True}))
