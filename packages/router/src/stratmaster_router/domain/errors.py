@@ -6,6 +6,7 @@ A message tells the reader what to do. It never holds a key, a prompt or an upst
 from collections.abc import Mapping
 from typing import Any
 
+from stratmaster_router.domain.limits import Account
 from stratmaster_router.domain.routing import Decision
 
 
@@ -110,3 +111,35 @@ class StreamBroken(RouterError):
 
 class ClientDisconnected(Exception):
     """The client went away; nothing is left to answer."""
+
+
+class RequestExceedsLimit(RouterError):
+    """More than an account could ever hold; waiting is of no use."""
+
+    def __init__(self, message: str, account: Account, requested: int) -> None:
+        super().__init__(message)
+        self.account = account
+        self.requested = requested
+
+
+class LimitExceeded(RouterError):
+    """An account has no room. `used` and `requested` are in its unit, `resets_at` in seconds since 1970.
+
+    `retry_after` is in seconds, None where waiting is of no use to a client: a budget.
+    """
+
+    def __init__(
+        self, message: str, account: Account, *, used: int, requested: int, resets_at: float, retry_after: float | None
+    ) -> None:
+        super().__init__(message)
+        self.account = account
+        self.used = used
+        self.requested = requested
+        self.resets_at = resets_at
+        self.retry_after = retry_after
+
+
+class LimitStoreUnavailable(RouterError):
+    """The database of limits cannot be reached, and what applies here must not be decided without it."""
+
+    retry_after = 1.0

@@ -1,0 +1,277 @@
+"""One process's leases: its share of each account, from which it reserves and to which it refunds in memory. Pure.
+
+    free      may be reserved at once
+    reserved  bound by requests under way
+    consumed  used, and not yet reported
+    returning on its way back to the database
+
+The four together are what the process holds. All amounts are whole requests, tokens, slots or nano-dollars; times are
+microseconds of the database's clock, as far as it is known here.
+"""
+
+from collections.abc import Iterator, Sequence
+from enum import Enum, auto
+
+from stratmaster_router.domain.ledger import LedgerRow
+from stratmaster_router.domain.limits import Account, Metric, Window
+from stratmaster_router.limits.accounts import Batch, Lent, Outcome, Share, View, drained, recalled, window_end
+
+_REQUESTS = Metric.REQUESTS
+_NOTHING = View(0, 0, 0, 0, 0, Lent())
+
+
+class Verdict(Enum):
+    """What is to be done with a need that the lease cannot meet."""
+
+    ASK = auto()
+    """The database may have it."""
+    REFUSE = auto()
+    """It is used up, or what is under way has it."""
+
+
+class Lease:
+    """This process's part of one account.
+
+    `start` and `low` are what was free after the last exchange and at the least since: their difference is how much
+    is needed at hand. `queue` is above zero while requests wait for the database, so that no later one takes what
+    comes in. `refused` is the least amount that was refused since there last was room for it.
+    """
+
+    __slots__ = (
+        "account",
+        "consumed",
+        "dirty",
+        "free",
+        "low",
+        "queue",
+        "refused",
+        "reserved",
+        "returning",
+        "seen",
+        "sent",
+        "start",
+        "target",
+        "view",
+    )
+
+    def __init__(self, account: Account) -> None:
+        self.account = account
+        self.free = 0
+        self.reserved = 0
+        self.consumed = 0
+        self.returning = 0
+        self.sent = 0
+        self.start = 0
+        self.low = 0
+        self.target = 0
+        self.queue = 0
+        self.dirty = False
+        self.refused: int | None = None
+        self.view = _NOTHING
+        self.seen = False
+
+    def used(self, now: int) -> int:
+        """What of the account is used, as far as is known here."""
+        view, account = self.view, self.account
+        if account.window is Window.MINUTE:
+            return drained(view.used, view.since, account.limit, now)[0] + self.consumed
+        if account.window is not Window.NOW and view.since and now >= window_end(account.window, view.since):
+            return self.consumed
+        return view.used + self.consumed
+
+    def elsewhere(self) -> int:
+        """What requests of other processes had reserved when the account was last seen."""
+        return self.view.reserved - self.view.mine.reserved
+
+    def room(self, now: int) -> int:
+        """The most that a new request could get, were all leases given back that nobody needs."""
+        return self.account.limit - self.used(now) - self.elsewhere() - self.reserved
+
+    def worth_waiting(self, amount: int, now: int) -> bool:
+        """Whether `amount`, for which there is no room, may come free soon without time passing.
+
+        What sleeps elsewhere comes back within two exchanges. Requests under way reserve an upper bound and use less:
+        a budget's last money is worth waiting for, and what another process may have refunded already.
+        """
+        if amount > self.account.limit - self.used(now):
+            return False
+        if amount <= self.room(now):
+            return True
+        metric = self.account.metric
+        return metric is Metric.USD or (metric is not _REQUESTS and self.elsewhere() > 0)
+
+
+Needs = Sequence[tuple[Lease, int]]
+"""What one request needs, of each account that applies to it."""
+
+
+class Leases:
+    """All leases of one process, named `process` in the database."""
+
+    def __init__(self, process: str) -> None:
+        self._process = process
+        self._number = 0
+        self._leases: dict[str, Lease] = {}
+        self._dirty: list[Lease] = []
+
+    def lease(self, account: Account) -> Lease:
+        """The lease on `account`; where the policy has changed its limit, the new one holds from now on."""
+        lease = self._leases.get(account.key)
+        if lease is None:
+            lease = self._leases[account.key] = Lease(account)
+        elif lease.account is not account:
+            if lease.account != account:
+                self._adopt(lease, account)
+            lease.account = account
+        return lease
+
+    def _adopt(self, lease: Lease, account: Account) -> None:
+        """What was lent under another limit goes back, so that the new one decides about the next request."""
+        lease.target = 0
+        lease.refused = None
+        lease.returning += lease.free
+        lease.free = lease.start = lease.low = 0
+        self.touch(lease)
+
+    def __iter__(self) -> Iterator[Lease]:
+        return iter(list(self._leases.values()))
+
+    def touch(self, lease: Lease) -> None:
+        """Let `lease` take part in the next exchange."""
+        if not lease.dirty:
+            lease.dirty = True
+            self._dirty.append(lease)
+
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing to say to the database."""
+        return not self._dirty
+
+    def take(self, needs: Needs) -> bool:
+        """Reserve all of `needs`, or nothing. A request counts as used at once, all else when it is settled."""
+        for lease, amount in needs:
+            if lease.free < amount or lease.queue:
+                return False
+        for lease, amount in needs:
+            self.bind(lease, amount)
+        return True
+
+    def bind(self, lease: Lease, amount: int) -> None:
+        """Reserve `amount`, whether it is there or not."""
+        lease.free -= amount
+        if lease.free < lease.low:
+            lease.low = lease.free
+        if lease.account.metric is _REQUESTS:
+            lease.consumed += amount
+        else:
+            lease.reserved += amount
+        if not lease.dirty:
+            lease.dirty = True
+            self._dirty.append(lease)
+
+    def settle(self, lease: Lease, amount: int, used: int) -> None:
+        """End a reservation of `amount`, of which `used` was consumed: less than it, all of it or more."""
+        lease.reserved -= amount
+        lease.consumed += used
+        lease.free += amount - used
+        if not lease.dirty:
+            lease.dirty = True
+            self._dirty.append(lease)
+
+    def verdict(self, needs: Needs, now: int, *, fresh: bool) -> tuple[Verdict, Lease | None]:
+        """Whether to ask for `needs`, which the leases cannot meet, and else which lease refuses them.
+
+        `fresh` says whether the accounts were seen lately enough for a refusal without asking.
+        """
+        for lease, amount in needs:
+            if fresh and lease.seen and lease.free < amount:
+                lacks = amount > lease.room(now)
+                known = lease.refused is not None and amount >= lease.refused
+                if lacks and (known or not lease.worth_waiting(amount, now)):
+                    # The next exchange shows whether it still is so.
+                    self.touch(lease)
+                    return Verdict.REFUSE, lease
+        return Verdict.ASK, None
+
+    def batch(self, asks: Sequence[Needs], rows: Sequence[LedgerRow], *, interval: bool, now: int) -> Batch:
+        """What to tell the database now. `interval`: a whole one has passed, so that leases may shrink."""
+        asked: dict[Lease, int] = {}
+        for needs in asks:
+            for lease, amount in needs:
+                asked[lease] = asked.get(lease, 0) + amount
+                self.touch(lease)
+        dirty, self._dirty = self._dirty, []
+        shares = []
+        for lease in dirty:
+            lease.dirty = False
+            shares.append(self._share(lease, asked.get(lease, 0), interval=interval, now=now))
+        self._number += 1
+        wanted = tuple([tuple([(lease.account.key, amount) for lease, amount in needs]) for needs in asks])
+        return Batch(self._process, self._number, tuple(shares), wanted, tuple(rows))
+
+    def _share(self, lease: Lease, asked: int, *, interval: bool, now: int) -> Share:
+        drawn = lease.start - lease.low
+        target = 2 * max(drawn, asked)
+        if not interval:
+            target = max(target, lease.target)
+        elif drawn or asked:
+            target = max(target, lease.target * 3 // 4)
+        else:
+            target = lease.target // 2  # what is not used goes back
+        lease.target = target
+        free = max(0, lease.free)
+        surplus = 0
+        if asked or (lease.seen and recalled(lease.view.recalled, now)):
+            # The requests that wait here are served in their order, or others need it.
+            surplus = free
+        elif free > 2 * target or not drawn:
+            surplus = max(0, free - target)
+        lease.returning += surplus
+        lease.free -= surplus
+        lease.start = lease.low = lease.free
+        lease.sent = lease.consumed
+        wanted = 0
+        if asked or (drawn and lease.free < target // 2):
+            wanted = target - max(0, lease.free)
+        return Share(lease.account, lease.consumed, lease.returning, lease.reserved, wanted)
+
+    def apply(self, batch: Batch, asks: Sequence[Needs], outcome: Outcome) -> None:
+        """Take in the answer to `batch`, which was made with `asks`: those that were granted are reserved now."""
+        for needs, lacking in zip(asks, outcome.lacking, strict=True):
+            if lacking is None:
+                for lease, amount in needs:
+                    self.bind(lease, amount)
+        if outcome.lost:
+            self._forfeit({share.account.key for share in batch.shares})
+        for share in batch.shares:
+            lease = self._leases[share.account.key]
+            lease.view, lease.seen = outcome.views[share.account.key], True
+            lease.consumed -= lease.sent
+            lease.returning -= share.returned
+            lease.sent = 0
+            free = lease.view.mine.held - lease.reserved - lease.consumed - lease.returning
+            lent = free - lease.free
+            lease.free = free
+            lease.start += lent
+            lease.low += lent
+            if free > 0:
+                self.touch(lease)  # as long as something is held without need, it is looked after
+            if lease.refused is not None and lease.room(outcome.now) >= lease.refused:
+                lease.refused = None
+
+    def _forfeit(self, reported: set[str]) -> None:
+        """This process had been taken for dead: nothing is held but what the batch has just reported."""
+        for key, lease in self._leases.items():
+            if key not in reported:
+                lease.returning = 0
+                lease.free = lease.start = lease.low = -lease.reserved - lease.consumed
+                self.touch(lease)
+
+    def give_all_back(self) -> None:
+        """Return whatever is free; for the last exchange."""
+        for lease in self._leases.values():
+            lease.returning += max(0, lease.free)
+            lease.free = min(0, lease.free)
+            lease.target = 0
+            if lease.seen:
+                self.touch(lease)

@@ -1,0 +1,362 @@
+"""Reserves for requests and keeps this process's leases in step with the database.
+
+One transaction an interval while there is something to say, with the ledger rows of the same requests in it. What a
+lease cannot meet waits for an exchange of its own, and all that wait share it.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections import deque
+from collections.abc import Sequence
+
+import structlog
+
+from stratmaster_router.domain.errors import LimitExceeded, LimitStoreUnavailable, RequestExceedsLimit, RouterError
+from stratmaster_router.domain.ledger import LedgerRow
+from stratmaster_router.domain.limits import Account, Metric, Window
+from stratmaster_router.domain.money import dollars
+from stratmaster_router.limits.accounts import SECOND, Batch, Outcome, window_end
+from stratmaster_router.limits.leases import Lease, Leases, Needs, Verdict
+from stratmaster_router.limits.store import LEASE, LimitStore, StoreUnavailable
+
+INTERVAL = 0.2  # seconds between exchanges
+# Exchanges out of turn, for requests that wait: a burst of so many, and as many more as intervals have passed.
+_BURST = 20.0
+_FRESH = 2 * INTERVAL
+_ANSWER_WITHIN = 2.0
+_RETRY = 0.5
+# What is refused only because requests under way have reserved it is waited for: seconds by metric.
+_PATIENCE = {Metric.USD: 1.0, Metric.TOKENS: 2.5 * INTERVAL, Metric.PARALLEL: 2.5 * INTERVAL, Metric.REQUESTS: 0.0}
+# A recall takes two exchanges of those that hold.
+_RECALL_PATIENCE = 2.5 * INTERVAL
+_MOST_ROWS = 2_000  # in one exchange
+_MOST_PENDING_ROWS = 200_000  # an outage must not fill the memory, and a ledger loses nothing: then requests are refused
+_LEAVE_WITHIN = 5.0
+
+log = structlog.stdlib.get_logger("stratmaster_router")
+
+
+class _Waiting:
+    """A request that waits for the database."""
+
+    __slots__ = ("answer", "began", "needs")
+
+    def __init__(self, needs: Needs, began: float) -> None:
+        self.needs = needs
+        self.began = began
+        self.answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+
+class Limiter:
+    """All limits of one process. `start` and `close` frame its life."""
+
+    def __init__(self, store: LimitStore, process: str) -> None:
+        """`process` names this process in the database: never the same name twice."""
+        self._store = store
+        self._process = process
+        self.leases = Leases(process)
+        self._rows: deque[LedgerRow] = deque()
+        self._waiting: deque[_Waiting] = deque()
+        self._wake = asyncio.Event()
+        self._closing = False
+        self._task: asyncio.Task[None] | None = None
+        # Of a batch whose answer was lost: it is repeated until one comes.
+        self._unanswered: Batch | None = None
+        self._offset = time.time_ns() // 1000 - time.monotonic_ns() // 1000
+        self._burst = _BURST
+        self._last = self._reaped = time.monotonic()
+        self._answered = time.monotonic() - LEASE
+        self._down_since: float | None = None
+        self._steady_since = time.monotonic()
+        self._processes = 1
+        self.open = 0
+
+    def start(self) -> None:
+        """Begin to exchange; needs a running loop."""
+        self._task = asyncio.create_task(self._run())
+
+    async def close(self) -> None:
+        """Write what is left, give the leases back and leave, within a few seconds."""
+        self._closing = True
+        self._wake.set()
+        if self._task is not None:
+            await self._task
+        deadline = time.monotonic() + _LEAVE_WITHIN
+        while time.monotonic() < deadline:
+            self.leases.give_all_back()
+            try:
+                await self._exchange([])
+                if not self._rows and self._unanswered is None and self.leases.idle:
+                    await self._store.leave(self._process)
+                    return
+            except StoreUnavailable:
+                await asyncio.sleep(INTERVAL)
+        log.error("ledger rows not written: the database could not be reached", rows=len(self._rows))
+
+    @property
+    def down(self) -> bool:
+        """Whether the database could not be reached at the last try."""
+        return self._down_since is not None
+
+    @property
+    def pending_rows(self) -> int:
+        """Ledger rows that are not written yet."""
+        return len(self._rows)
+
+    def now(self) -> int:
+        """The database's clock as far as it is known here, in microseconds."""
+        return time.monotonic_ns() // 1000 + self._offset
+
+    def record(self, row: LedgerRow) -> None:
+        """Write `row` with the next exchange."""
+        self._rows.append(row)
+
+    async def reserve(self, needs: Needs) -> None:
+        """Reserve all of `needs`, or nothing.
+
+        Raises `RequestExceedsLimit` for what no account could ever hold, `LimitExceeded`, `LimitStoreUnavailable`.
+        """
+        if len(self._rows) >= _MOST_PENDING_ROWS:
+            raise _unavailable()
+        if self.leases.take(needs):
+            return
+        for lease, amount in needs:
+            if amount > lease.account.limit:
+                raise _never(lease.account, amount)
+        if self._down_since is not None:
+            self._reserve_without_store(needs)
+            return
+        verdict, lease = self.leases.verdict(needs, self.now(), fresh=time.monotonic() - self._answered < _FRESH)
+        if verdict is Verdict.REFUSE:
+            assert lease is not None
+            raise self._exceeded(lease, needs)
+        await self._ask(needs)
+
+    async def _ask(self, needs: Needs) -> None:
+        waiting = _Waiting(needs, time.monotonic())
+        self._waiting.append(waiting)
+        for lease, _ in needs:
+            lease.queue += 1
+        self._wake.set()
+        try:
+            await waiting.answer
+        except asyncio.CancelledError:
+            if waiting.answer.done() and not waiting.answer.cancelled() and waiting.answer.exception() is None:
+                self.release(needs)  # granted in the moment in which the request was given up
+            raise
+        finally:
+            with contextlib.suppress(ValueError):
+                self._waiting.remove(waiting)
+            for lease, _ in needs:
+                lease.queue -= 1
+
+    def release(self, needs: Needs) -> None:
+        """End a reservation of which nothing was used. The requests of a minute stay used: one was made."""
+        for lease, amount in needs:
+            if lease.account.metric is not Metric.REQUESTS:
+                self.settle(lease, amount, 0)
+
+    def settle(self, lease: Lease, amount: int, used: int) -> None:
+        """End a reservation of `amount`, of which `used` was consumed."""
+        self.leases.settle(lease, amount, used)
+        if lease.queue:
+            self._wake.set()
+
+    def _reserve_without_store(self, needs: Needs) -> None:
+        """While the database is away: leases in hand, and rate limits by this process alone where policy says so."""
+        short = [(lease, amount) for lease, amount in needs if lease.free < amount or lease.queue]
+        for lease, amount in short:
+            account = lease.account
+            if not account.local:
+                raise _unavailable()
+            if amount > account.limit // self._processes - lease.used(self.now()) - lease.reserved:
+                raise self._exceeded(lease, needs)
+        for lease, amount in needs:
+            self.leases.bind(lease, amount)
+
+    # --- the exchanges
+
+    async def _run(self) -> None:
+        while not self._closing:
+            await self._next_turn()
+            now = time.monotonic()
+            interval = now - self._last >= INTERVAL
+            due = LEASE / 3 if self.open else LEASE
+            if (
+                not self._waiting
+                and not self._rows
+                and self._unanswered is None
+                and self.leases.idle
+                and now - self._last < due
+            ):
+                continue
+            try:
+                await self._exchange(list(self._waiting), interval=interval)
+                if now - self._reaped >= LEASE / 2 and now - self._steady_since >= LEASE:
+                    # Only after having been in touch for a whole lease: after an outage every lease has run out, and
+                    # all get the same time to be renewed.
+                    self._reaped = now
+                    dead = await self._store.reap()
+                    if dead:
+                        log.warning("processes died; what they held is presumed spent", processes=dead)
+            except StoreUnavailable:
+                self._outage()
+            except Exception:  # whatever it is, the loop must go on: without it every lease dries up
+                log.exception("exchange with the database failed")
+                self._outage()
+
+    async def _next_turn(self) -> None:
+        """Until the interval has passed, or somebody waits and a turn out of order is left."""
+        pause = _RETRY if self.down else INTERVAL
+        while not self._closing:
+            now = time.monotonic()
+            left = self._last + pause - now
+            if left <= 0:
+                return
+            if self._wake.is_set():
+                self._wake.clear()
+                if self._waiting and self._burst >= 1 and not self.down:
+                    self._burst -= 1
+                    return
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(left):
+                    await self._wake.wait()
+
+    async def _exchange(self, waiting: Sequence[_Waiting], *, interval: bool = True) -> None:
+        began = time.monotonic()
+        self._burst = min(_BURST, self._burst + (began - self._last) / INTERVAL - 1) if interval else self._burst
+        self._last = began
+        asks = [each.needs for each in waiting]
+        if self._unanswered is not None:
+            batch, asks, waiting = self._unanswered, [], []
+        else:
+            rows = [self._rows[i] for i in range(min(len(self._rows), _MOST_ROWS))]
+            batch = self.leases.batch(asks, rows, interval=interval, now=self.now())
+            # Those who waited are told at once if this fails, so a repetition does not ask for them.
+            self._unanswered = Batch(batch.process, batch.number, batch.shares, (), batch.rows)
+        try:
+            async with asyncio.timeout(_ANSWER_WITHIN):
+                outcome = await self._store.exchange(batch)
+        except TimeoutError:
+            raise StoreUnavailable from None
+        self._unanswered = None
+        for _ in batch.rows:
+            self._rows.popleft()
+        self._offset = outcome.now - time.monotonic_ns() // 1000
+        self._processes = max(1, outcome.processes)
+        self._answered = began
+        self._recovered()
+        self.leases.apply(batch, asks, outcome)
+        if outcome.lost:
+            log.warning("this process was taken for dead by another; what was presumed of it has been taken back")
+        self._tell(waiting, outcome)
+
+    def _tell(self, waiting: Sequence[_Waiting], outcome: Outcome) -> None:
+        """Answer those who waited: granted, or refused where waiting on would be of no use."""
+        now = time.monotonic()
+        for each, lacking in zip(waiting, outcome.lacking, strict=True):
+            if each.answer.done():
+                if lacking is None:
+                    self.release(each.needs)  # given up while it was being granted
+            elif lacking is None:
+                self._dismiss(each)
+                each.answer.set_result(None)
+            else:
+                lease, amount = next((l, a) for l, a in each.needs if l.account.key == lacking)
+                patience = max(_PATIENCE[lease.account.metric], _RECALL_PATIENCE)
+                if not lease.worth_waiting(amount, outcome.now) or now - each.began > patience:
+                    lease.refused = amount if lease.refused is None else min(amount, lease.refused)
+                    self._dismiss(each)
+                    each.answer.set_exception(self._exceeded(lease, each.needs))
+
+    def _dismiss(self, waiting: _Waiting) -> None:
+        with contextlib.suppress(ValueError):
+            self._waiting.remove(waiting)
+
+    def _recovered(self) -> None:
+        if self._down_since is not None:
+            log.warning("the database of limits is back", seconds=round(time.monotonic() - self._down_since, 1))
+            self._down_since = None
+            self._steady_since = time.monotonic()
+
+    def _outage(self) -> None:
+        if self._down_since is None:
+            self._down_since = time.monotonic()
+            log.error("the database of limits cannot be reached; what is leased goes on, then requests are refused")
+        if time.monotonic() - self._answered > LEASE * 0.8:
+            # Others may take this process for dead by now. Money and tokens are then booked as spent, so they may be;
+            # slots are given to others.
+            for lease in self.leases:
+                if lease.account.metric is Metric.PARALLEL and lease.free > 0:
+                    lease.returning += lease.free
+                    lease.free = lease.start = lease.low = 0
+        waiting, self._waiting = list(self._waiting), deque()
+        for each in waiting:
+            if not each.answer.done():
+                try:
+                    self._reserve_without_store(each.needs)
+                except RouterError as error:
+                    each.answer.set_exception(error)
+                else:
+                    each.answer.set_result(None)
+
+    def _exceeded(self, lease: Lease, needs: Needs) -> LimitExceeded:
+        amount = next(amount for each, amount in needs if each is lease)
+        return exceeded(lease, amount, self.now())
+
+
+def exceeded(lease: Lease, amount: int, now: int) -> LimitExceeded:
+    """The refusal of `amount` by `lease`, with what a client can know of it and when to come back."""
+    account = lease.account
+    used = max(0, account.limit - lease.room(now)) if account.metric is not Metric.USD else lease.used(now)
+    wait: float | None = 1.0
+    resets = now / SECOND + 1
+    message = f"{_NAMES[account.metric]} of {_whose(account)} {_WINDOWS[account.window]}: "
+    if account.window is Window.MINUTE:
+        lacks = used + amount - account.limit
+        wait = max(0.001, lacks * 60 / account.limit)
+        resets = now / SECOND + used * 60 / account.limit
+    elif account.metric is Metric.USD:
+        wait, resets = None, window_end(account.window, now) / SECOND
+    if account.metric is Metric.USD:
+        message += (
+            f"{dollars(used)} of {dollars(account.limit)} US dollars are used, and this request needs up to "
+            f"{dollars(amount)}. Ask for less, raise the budget in the policy, or wait until resets_at."
+        )
+    else:
+        message += f"{used} of {account.limit} are used, and this request needs {amount}. Try again after retry-after."
+    return LimitExceeded(message, account, used=used, requested=amount, resets_at=resets, retry_after=wait)
+
+
+def _never(account: Account, amount: int) -> RequestExceedsLimit:
+    shown = (dollars(amount), dollars(account.limit)) if account.metric is Metric.USD else (amount, account.limit)
+    return RequestExceedsLimit(
+        f"This request needs up to {shown[0]}, and the {_NAMES[account.metric].lower()} of {_whose(account)} "
+        f"{_WINDOWS[account.window]} are {shown[1]} at most: it could never fit. Send less, or ask for fewer output "
+        "tokens (max_tokens).",
+        account,
+        amount,
+    )
+
+
+def _unavailable() -> LimitStoreUnavailable:
+    return LimitStoreUnavailable("Limits cannot be checked just now, so the request is refused. Try again.")
+
+
+def _whose(account: Account) -> str:
+    return f"tenant {account.tenant!r}" + (f" at provider {account.provider!r}" if account.provider else "")
+
+
+_NAMES = {
+    Metric.REQUESTS: "Requests",
+    Metric.TOKENS: "Tokens",
+    Metric.PARALLEL: "Requests",
+    Metric.USD: "US dollars",
+}
+_WINDOWS = {
+    Window.MINUTE: "in a minute",
+    Window.DAY: "in a day",
+    Window.MONTH: "in a month",
+    Window.NOW: "at the same time",
+}
