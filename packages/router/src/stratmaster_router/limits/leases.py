@@ -10,7 +10,6 @@ microseconds of the database's clock, as far as it is known here.
 """
 
 from collections.abc import Iterator, Sequence
-from enum import Enum, auto
 
 from stratmaster_router.domain.ledger import LedgerRow
 from stratmaster_router.domain.limits import Account, Metric, Window
@@ -18,15 +17,6 @@ from stratmaster_router.limits.accounts import Batch, Lent, Outcome, Share, View
 
 _REQUESTS = Metric.REQUESTS
 _NOTHING = View(0, 0, 0, 0, 0, Lent())
-
-
-class Verdict(Enum):
-    """What is to be done with a need that the lease cannot meet."""
-
-    ASK = auto()
-    """The database may have it."""
-    REFUSE = auto()
-    """It is used up, or what is under way has it."""
 
 
 class Lease:
@@ -109,7 +99,7 @@ class Leases:
     """All leases of one process, named `process` in the database."""
 
     def __init__(self, process: str) -> None:
-        self._process = process
+        self.name = process
         self._number = 0
         self._leases: dict[str, Lease] = {}
         self._dirty: list[Lease] = []
@@ -159,7 +149,7 @@ class Leases:
     def bind(self, lease: Lease, amount: int) -> None:
         """Reserve `amount`, whether it is there or not."""
         lease.free -= amount
-        if lease.free < lease.low:
+        if lease.free < lease.low:  # noqa: PLR1730  # min() is a call
             lease.low = lease.free
         if lease.account.metric is _REQUESTS:
             lease.consumed += amount
@@ -178,20 +168,15 @@ class Leases:
             lease.dirty = True
             self._dirty.append(lease)
 
-    def verdict(self, needs: Needs, now: int, *, fresh: bool) -> tuple[Verdict, Lease | None]:
-        """Whether to ask for `needs`, which the leases cannot meet, and else which lease refuses them.
-
-        `fresh` says whether the accounts were seen lately enough for a refusal without asking.
-        """
+    def refusing(self, needs: Needs, now: int) -> Lease | None:
+        """The lease that refuses `needs` without asking, as the accounts were when last seen; None to ask."""
         for lease, amount in needs:
-            if fresh and lease.seen and lease.free < amount:
-                lacks = amount > lease.room(now)
+            if lease.seen and lease.free < amount and amount > lease.room(now):
                 known = lease.refused is not None and amount >= lease.refused
-                if lacks and (known or not lease.worth_waiting(amount, now)):
-                    # The next exchange shows whether it still is so.
-                    self.touch(lease)
-                    return Verdict.REFUSE, lease
-        return Verdict.ASK, None
+                if known or not lease.worth_waiting(amount, now):
+                    self.touch(lease)  # the next exchange shows whether it still is so
+                    return lease
+        return None
 
     def batch(self, asks: Sequence[Needs], rows: Sequence[LedgerRow], *, interval: bool, now: int) -> Batch:
         """What to tell the database now. `interval`: a whole one has passed, so that leases may shrink."""
@@ -207,7 +192,7 @@ class Leases:
             shares.append(self._share(lease, asked.get(lease, 0), interval=interval, now=now))
         self._number += 1
         wanted = tuple([tuple([(lease.account.key, amount) for lease, amount in needs]) for needs in asks])
-        return Batch(self._process, self._number, tuple(shares), wanted, tuple(rows))
+        return Batch(self.name, self._number, tuple(shares), wanted, tuple(rows))
 
     def _share(self, lease: Lease, asked: int, *, interval: bool, now: int) -> Share:
         drawn = lease.start - lease.low
@@ -271,7 +256,7 @@ class Leases:
         """Return whatever is free; for the last exchange."""
         for lease in self._leases.values():
             lease.returning += max(0, lease.free)
-            lease.free = min(0, lease.free)
+            lease.free = lease.start = lease.low = min(0, lease.free)
             lease.target = 0
             if lease.seen:
                 self.touch(lease)

@@ -17,7 +17,7 @@ from stratmaster_router.domain.ledger import LedgerRow
 from stratmaster_router.domain.limits import Account, Metric, Window
 from stratmaster_router.domain.money import dollars
 from stratmaster_router.limits.accounts import SECOND, Batch, Outcome, window_end
-from stratmaster_router.limits.leases import Lease, Leases, Needs, Verdict
+from stratmaster_router.limits.leases import Lease, Leases, Needs
 from stratmaster_router.limits.store import LEASE, LimitStore, StoreUnavailable
 
 INTERVAL = 0.2  # seconds between exchanges
@@ -31,7 +31,8 @@ _PATIENCE = {Metric.USD: 1.0, Metric.TOKENS: 2.5 * INTERVAL, Metric.PARALLEL: 2.
 # A recall takes two exchanges of those that hold.
 _RECALL_PATIENCE = 2.5 * INTERVAL
 _MOST_ROWS = 2_000  # in one exchange
-_MOST_PENDING_ROWS = 200_000  # an outage must not fill the memory, and a ledger loses nothing: then requests are refused
+# An outage must not fill the memory, and a ledger loses nothing: requests are refused from here on.
+_MOST_PENDING_ROWS = 200_000
 _LEAVE_WITHIN = 5.0
 
 log = structlog.stdlib.get_logger("stratmaster_router")
@@ -127,10 +128,9 @@ class Limiter:
         if self._down_since is not None:
             self._reserve_without_store(needs)
             return
-        verdict, lease = self.leases.verdict(needs, self.now(), fresh=time.monotonic() - self._answered < _FRESH)
-        if verdict is Verdict.REFUSE:
-            assert lease is not None
-            raise self._exceeded(lease, needs)
+        refusing = self.leases.refusing(needs, self.now()) if time.monotonic() - self._answered < _FRESH else None
+        if refusing is not None:
+            raise self._exceeded(refusing, needs)
         await self._ask(needs)
 
     async def _ask(self, needs: Needs) -> None:
@@ -263,7 +263,7 @@ class Limiter:
                 self._dismiss(each)
                 each.answer.set_result(None)
             else:
-                lease, amount = next((l, a) for l, a in each.needs if l.account.key == lacking)
+                lease, amount = next(need for need in each.needs if need[0].account.key == lacking)
                 patience = max(_PATIENCE[lease.account.metric], _RECALL_PATIENCE)
                 if not lease.worth_waiting(amount, outcome.now) or now - each.began > patience:
                     lease.refused = amount if lease.refused is None else min(amount, lease.refused)

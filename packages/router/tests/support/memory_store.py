@@ -1,0 +1,69 @@
+"""The limits' store in memory: the same arithmetic as the database's, for virtual clocks."""
+
+from collections.abc import Callable
+
+from stratmaster_router.domain.ledger import LedgerRow
+from stratmaster_router.domain.limits import Account
+from stratmaster_router.limits.accounts import SECOND, Batch, Lent, Outcome, Truth, View, exchange, presume
+from stratmaster_router.limits.store import LEASE, StoreUnavailable
+
+
+class MemoryStore:
+    """Accounts, leases and ledger of all processes. `now` gives microseconds; while `down` nothing can be reached."""
+
+    def __init__(self, now: Callable[[], int]) -> None:
+        self.now = now
+        self.down = False
+        self.exchanges = 0
+        self.accounts: dict[str, Account] = {}
+        self.truths: dict[str, Truth] = {}
+        self.lents: dict[str, dict[str, Lent]] = {}
+        self.expires: dict[str, int] = {}
+        self.rows: list[LedgerRow] = []
+        self.presumed: dict[str, int] = {}
+
+    def apply(self, batch: Batch) -> Outcome:
+        """One exchange."""
+        now = self.now()
+        self.exchanges += 1
+        lents = self.lents.setdefault(batch.process, {})
+        self.expires[batch.process] = now + int(LEASE * SECOND)
+        for share in batch.shares:
+            key = share.account.key
+            self.accounts[key] = share.account
+            self.truths.setdefault(key, Truth())
+            lents.setdefault(key, Lent())
+        lacking = exchange(batch, self.truths, lents, len(self.expires), now)
+        self.rows += batch.rows
+        views = {}
+        for share in batch.shares:
+            truth, mine = self.truths[share.account.key], lents[share.account.key]
+            views[share.account.key] = View(
+                truth.used, truth.since, truth.held, truth.reserved, truth.recalled, Lent(mine.held, mine.reserved)
+            )
+        return Outcome(now, len(self.expires), views, lacking)
+
+    def die(self, process: str) -> None:
+        """Book what `process` held: its lease has run out."""
+        del self.expires[process]
+        for key, lent in self.lents.pop(process, {}).items():
+            spent = presume(self.truths[key], lent, self.accounts[key], self.now())
+            self.presumed[key] = self.presumed.get(key, 0) + spent
+
+    async def exchange(self, batch: Batch) -> Outcome:
+        """As `LimitStore.exchange`."""
+        if self.down:
+            raise StoreUnavailable
+        return self.apply(batch)
+
+    async def reap(self) -> int:
+        """As `LimitStore.reap`."""
+        dead = [process for process, expires in self.expires.items() if expires < self.now()]
+        for process in dead:
+            self.die(process)
+        return len(dead)
+
+    async def leave(self, process: str) -> None:
+        """As `LimitStore.leave`."""
+        assert all(lent.held == 0 for lent in self.lents.pop(process, {}).values())
+        del self.expires[process]
