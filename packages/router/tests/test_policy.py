@@ -1136,6 +1136,98 @@ INVALID = {
         line 2: service_accounts.accounts: no issuer stands under service_accounts.issuers, so nobody could sign for these
         """,
     ),
+    "unpriced": (
+        """
+        providers:
+          local: {base_url: "http://h"}
+        models:
+          half: {input_usd_per_mtok: 1}
+          other-half: {output_usd_per_mtok: 1}
+          neither: {context_window: 8192}
+          free: {input_usd_per_mtok: 0, output_usd_per_mtok: 0}
+        tenants:
+          acme:
+            limits: {budget_usd_month: 300}
+            providers:
+              local:
+                models:
+                  reasoning: {default: llama3, fallbacks: [gpt-4.1, half, "@cf/x"]}
+                  other: {default: llama3, fallbacks: [other-half, neither, free]}
+              openai: {models: {t: {default: gpt-4.1, fallbacks: [text-embedding-3-large, llama3]}}}
+              groq: {enabled: false, models: {t: {default: llama3}}}
+          beta:
+            providers:
+              openai: {models: {t: {default: llama3}}}
+              local:
+                models: {t: {default: llama3}}
+                limits: {budget_usd_day: 1}
+        """,
+        """
+        line 14: tenants.acme.providers.local.models.reasoning.default: no price is known for 'llama3' at 'local', and budget_usd_month of tenants.acme needs one: write models: {'llama3': {input_usd_per_mtok: …, output_usd_per_mtok: …}}
+        line 14: tenants.acme.providers.local.models.reasoning.fallbacks[1]: no output price is known for 'half' at 'local', and budget_usd_month of tenants.acme needs one: write output_usd_per_mtok under models.half (0 for embeddings)
+        line 14: tenants.acme.providers.local.models.reasoning.fallbacks[2]: no price is known for '@cf/x' at 'local', and budget_usd_month of tenants.acme needs one: write models: {'@cf/x': {input_usd_per_mtok: …, output_usd_per_mtok: …}}
+        line 15: tenants.acme.providers.local.models.other.fallbacks[0]: no input price is known for 'other-half' at 'local', and budget_usd_month of tenants.acme needs one: write input_usd_per_mtok under models.other-half
+        line 15: tenants.acme.providers.local.models.other.fallbacks[1]: no price is known for 'neither' at 'local', and budget_usd_month of tenants.acme needs one: write input_usd_per_mtok and output_usd_per_mtok under models.neither
+        line 16: tenants.acme.providers.openai.models.t.fallbacks[1]: no price is known for 'llama3' at 'openai', and budget_usd_month of tenants.acme needs one: write models: {'llama3': {input_usd_per_mtok: …, output_usd_per_mtok: …}}
+        line 22: tenants.beta.providers.local.models.t.default: no price is known for 'llama3' at 'local', and budget_usd_day of tenants.beta.providers.local needs one: write models: {'llama3': {input_usd_per_mtok: …, output_usd_per_mtok: …}}
+        """,
+    ),
+    "unpriced_in_doubt": (
+        """
+        providers:
+          local: {base_url: "http://h"}
+          broken: {base_url: 5}
+        models:
+          misspelt: {input_usd_mtok: 1, output_usd_per_mtok: 1}
+          wrong: {input_usd_per_mtok: free, output_usd_per_mtok: 1}
+        tenants:
+          acme:
+            limits: {budget_usd_month: 300}
+            providers:
+              local: {models: {t: {default: misspelt, fallbacks: [5, wrong, unknown]}}}
+              broken: {models: {t: {default: unknown}}}
+              locl: {models: {t: {default: unknown}}}
+              openai: {enabled: maybe, models: {t: {default: unknown}}}
+          beta:
+            limits: {budget_usd_month: much}
+            providers: {local: {models: {t: {default: unknown}}}}
+        """,
+        """
+        line 3: providers.broken.base_url: expected an http:// or https:// address such as https://api.example.com/v1, got the number 5
+        line 5: models.misspelt.input_usd_mtok: unknown field, did you mean 'input_usd_per_mtok'?
+        line 6: models.wrong.input_usd_per_mtok: expected a number of US dollars of at least 0 and at most 1000000000, with at most 9 decimal places, got 'free'
+        line 11: tenants.acme.providers.local.models.t.fallbacks[0]: expected a model name of printable ASCII without spaces (at most 256 characters), got the number 5; write it in quotes
+        line 11: tenants.acme.providers.local.models.t.fallbacks[2]: no price is known for 'unknown' at 'local', and budget_usd_month of tenants.acme needs one: write models: {'unknown': {input_usd_per_mtok: …, output_usd_per_mtok: …}}
+        line 13: tenants.acme.providers.locl: unknown provider 'locl', did you mean 'local'? declare it under providers: or use a built-in name
+        line 14: tenants.acme.providers.openai.enabled: expected true or false, got 'maybe'
+        line 16: tenants.beta.limits.budget_usd_month: expected a number of US dollars above 0 and at most 1000000000, with at most 9 decimal places, got 'much'
+        """,
+    ),
+    "default_max_tokens": (
+        """
+        tenants:
+          acme:
+            limits: {default_max_tokens: 0}
+            providers:
+              openai: {models: {t: {default: gpt-4.1}}, limits: {default_max_tokens: 4k}}
+        """,
+        """
+        line 3: tenants.acme.limits.default_max_tokens: expected a whole number from 1 to 1000000000000, got the number 0
+        line 5: tenants.acme.providers.openai.limits.default_max_tokens: expected a whole number from 1 to 1000000000000, got '4k'
+        """,
+    ),
+    "unpriced_models_in_doubt": (
+        """
+        models: 5
+        tenants:
+          acme:
+            limits: {budget_usd_month: 300}
+            providers: {openai: {models: {t: {default: unknown}}}}
+        """,
+        """
+        line 1: models: expected a mapping, got the number 5
+        """,
+    ),
     "several_at_once": (
         """
         providers:

@@ -5,9 +5,11 @@ import contextlib
 import gc
 import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable
+from secrets import token_hex
 from types import FrameType
 from typing import Any
 
@@ -30,9 +32,15 @@ from stratmaster_router.domain.errors import InvalidRequest, MethodNotAllowed, N
 from stratmaster_router.domain.routing import Endpoint
 from stratmaster_router.gateway.pipeline import Gateway
 from stratmaster_router.gateway.settlement import Recorder, Settlement
+from stratmaster_router.limits.limiter import Limiter
+from stratmaster_router.limits.store import StoreUnavailable
 from stratmaster_router.policy.problems import PolicyInvalid
 from stratmaster_router.policy.source import Failed, PolicySource, Reloaded
 from stratmaster_router.settings import Settings
+from stratmaster_router.storage.accounts import AccountStore
+from stratmaster_router.storage.engine import database_url, make_engine
+from stratmaster_router.storage.ledger import prune
+from stratmaster_router.storage.schema import prepare
 from stratmaster_router.telemetry.access_log import AccessLog
 from stratmaster_router.telemetry.logs import configure_logs
 from stratmaster_router.telemetry.metrics import Metrics
@@ -41,6 +49,8 @@ from stratmaster_router.upstream.watch import Watchdog
 
 # Twice a second: a change of the policy or of a key is in force well within the 2 s that policy.md allows.
 _REFRESH = 0.5
+_PRUNE = 3600.0  # seconds
+_DAY = 86_400_000_000  # microseconds
 
 log = structlog.stdlib.get_logger("stratmaster_router")
 
@@ -59,7 +69,10 @@ class Router:
         self._access_log = AccessLog(settings.access_log)
         self._upstreams = Upstreams(trust_env=settings.trust_env)
         self._watchdog = Watchdog()
-        gateway = Gateway(lambda: self._policy.snapshot, self._upstreams)
+        self._engine = make_engine(database_url(settings.database_url))
+        self._retention = settings.ledger_retention_days
+        self._limiter = Limiter(AccountStore(self._engine), f"{socket.gethostname()}-{os.getpid()}-{token_hex(4)}")
+        gateway = Gateway(lambda: self._policy.snapshot, self._limiter, self._upstreams)
         endpoints = {
             f"/v1/{endpoint.value}": OpenAIEndpoint(
                 endpoint,
@@ -75,7 +88,7 @@ class Router:
             self.fastapi,
             {path: endpoint.serve for path, endpoint in endpoints.items()},
             lambda: self._keys.ring,
-            Recorder(self._metrics, self._access_log),
+            Recorder(self._metrics, self._access_log, self._limiter.record),
         )
 
     def _fastapi(self, endpoints: dict[str, OpenAIEndpoint]) -> FastAPI:
@@ -98,9 +111,11 @@ class Router:
     @contextlib.asynccontextmanager
     async def _lifespan(self, _: FastAPI) -> AsyncIterator[dict[str, Any]]:
         self._access_log.start()
+        await self._open_database()
         self._drain_on_sigterm()
         self._announce()
         refresh = asyncio.create_task(self._refresh())
+        housekeeping = asyncio.create_task(self._prune_ledger())
         # What lives now lives as long as the process: the collector need not walk it again, and a high threshold
         # keeps full collections out of requests. The request path makes no cycles (tests/e2e/test_memory.py).
         gc.collect()
@@ -110,11 +125,31 @@ class Router:
             yield {"head_timeout": self._body_timeout}
         finally:
             refresh.cancel()
-            await asyncio.gather(refresh, return_exceptions=True)
+            housekeeping.cancel()
+            await asyncio.gather(refresh, housekeeping, return_exceptions=True)
             await self._upstreams.close()
+            await self._limiter.close()
+            await self._engine.dispose()
             await self._access_log.close()
             self._metrics.in_flight = 0
             self._metrics.share()
+
+    async def _open_database(self) -> None:
+        """Bring the database to this version's schema. Raises `SchemaTooNew`.
+
+        One that cannot be reached does not keep the router from starting: it answers what needs no limit.
+        """
+        try:
+            await prepare(self._engine)
+        except StoreUnavailable:
+            log.error("the database of limits cannot be reached; what has a limit is refused until it can")
+        self._limiter.start()
+
+    async def _prune_ledger(self) -> None:
+        while self._retention:
+            with contextlib.suppress(StoreUnavailable):
+                await prune(self._engine, self._limiter.now() - self._retention * _DAY)
+            await asyncio.sleep(_PRUNE)
 
     def _drain_on_sigterm(self) -> None:
         """Let readiness fail from the signal on, before the server's own handler begins to shut down."""

@@ -23,7 +23,12 @@ class Settings(BaseModel):
     port: int = Field(8086, ge=0, le=65535, description="The port to listen on; 0 picks a free one.")
     workers: int = Field(1, ge=1, le=256, description="Worker processes; each is one event loop.")
     keys_dir: Path | None = Field(None, description="Folder with the tenants' API keys; without it no key is valid.")
-    database_url: str | None = Field(None, description="Database of limits and ledger; not used before they come.")
+    database_url: str = Field(
+        "sqlite:///router.db", description="Database of limits and ledger: sqlite:///FILE or postgresql://…"
+    )
+    ledger_retention_days: int = Field(
+        0, ge=0, description="Days after which rows of the ledger are deleted; 0 keeps them for ever."
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level of the log.")
     access_log: str = Field("stdout", description="Where the access log goes: off, stdout or a file.")
     body_limit: int = Field(32 * 1024 * 1024, ge=1, description="Largest request body, in bytes.")

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from stratmaster_router.domain.ledger import LedgerRow
 from stratmaster_router.domain.limits import Account
-from stratmaster_router.limits.accounts import SECOND, Batch, Lent, Outcome, Truth, View, exchange, presume
+from stratmaster_router.limits.accounts import RECALL, SECOND, Batch, Lent, Outcome, Truth, View, exchange, presume
 from stratmaster_router.limits.store import LEASE, StoreUnavailable
 
 
@@ -21,6 +21,7 @@ class MemoryStore:
         self.expires: dict[str, int] = {}
         self.rows: list[LedgerRow] = []
         self.presumed: dict[str, int] = {}
+        self.recalled: dict[str, int] = {}
 
     def apply(self, batch: Batch) -> Outcome:
         """One exchange."""
@@ -35,13 +36,17 @@ class MemoryStore:
             lents.setdefault(key, Lent())
         lacking = exchange(batch, self.truths, lents, len(self.expires), now)
         self.rows += batch.rows
+        for key in lacking:
+            if key is not None and self.truths[key].recalled == now:
+                self.recalled[key] = now
+        self.recalled = {key: at for key, at in self.recalled.items() if now - at < RECALL}
         views = {}
         for share in batch.shares:
             truth, mine = self.truths[share.account.key], lents[share.account.key]
             views[share.account.key] = View(
                 truth.used, truth.since, truth.held, truth.reserved, truth.recalled, Lent(mine.held, mine.reserved)
             )
-        return Outcome(now, len(self.expires), views, lacking)
+        return Outcome(now, len(self.expires), views, lacking, tuple(self.recalled))
 
     def die(self, process: str) -> None:
         """Book what `process` held: its lease has run out."""

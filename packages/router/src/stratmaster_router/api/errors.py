@@ -5,9 +5,13 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from stratmaster_router.api.limits import limit_details
 from stratmaster_router.domain import errors
 from stratmaster_router.domain.errors import RouterError
 from stratmaster_router.domain.routing import Decision, Refusal
+
+# Dollars are written as the numbers that they are, exactly.
+_encode = msgspec.json.Encoder(decimal_format="number").encode
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -36,6 +40,8 @@ TABLE: dict[type[RouterError], WireError] = {
     errors.RequestTimeout: WireError(408, _INVALID, "request_timeout", True),
     errors.RequestTooLarge: WireError(413, _INVALID, "request_too_large", False),
     errors.UnsupportedMediaType: WireError(415, _INVALID, "unsupported_media_type", False),
+    errors.RequestExceedsLimit: WireError(400, _INVALID, "request_exceeds_limit", False),
+    errors.LimitStoreUnavailable: WireError(503, "api_error", "limit_store_unavailable", True),
     errors.AllProvidersUnavailable: WireError(503, "api_error", "all_providers_unavailable", True),
     errors.Draining: WireError(503, "api_error", "draining", True),
     errors.DeadlineExceeded: WireError(504, "api_error", "deadline_exceeded", True),
@@ -60,6 +66,8 @@ def wire_error(error: Exception) -> WireError:
         return WireError(error.status, _INVALID, "upstream_rejected", False)
     if isinstance(error, errors.StreamBroken):
         return WireError(502, "api_error", error.code, True)
+    if isinstance(error, errors.LimitExceeded):
+        return WireError(429, "rate_limit_error", errors.limit_code(error.account), error.retry_after is not None)
     return TABLE.get(type(error), INTERNAL)  # type: ignore[arg-type]  # a type without a row is what the default is for
 
 
@@ -78,7 +86,9 @@ def error_body(error: Exception, request_id: str) -> bytes:
         body.update(error.details)
     if isinstance(error, errors.Refused) and wire.status == 403:
         body["decision"] = _decision(error.decision)
-    return msgspec.json.encode({"error": body})
+    if isinstance(error, (errors.LimitExceeded, errors.RequestExceedsLimit)):
+        body["limit"] = limit_details(error)
+    return _encode({"error": body})
 
 
 def error_headers(error: Exception) -> Headers:

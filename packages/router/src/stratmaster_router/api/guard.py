@@ -16,6 +16,7 @@ import structlog
 from msgspec import Struct
 
 from stratmaster_router.api.errors import Headers, error_body, error_headers, wire_error
+from stratmaster_router.api.limits import limit_lines
 from stratmaster_router.auth.authenticate import authenticate
 from stratmaster_router.auth.keys import KeyRing
 from stratmaster_router.domain.errors import ClientDisconnected, RouterError
@@ -164,9 +165,17 @@ async def send_error(send: Send, error: Exception, settlement: Settlement) -> No
     if settlement.decision is not None:
         headers.append((b"x-router-policy", settlement.decision.policy.encode()))
     if settlement.trip is not None:
-        headers.append((b"x-router-attempts", b"%d" % len(settlement.trip.attempts)))
+        headers.append((b"x-router-attempts", b"%d" % settlement.trip.calls))
+    if settlement.reservation is not None:
+        headers += header_pairs(limit_lines(settlement.reservation.leases, settlement.reservation.now()))
     await send({"type": "http.response.start", "status": wire.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
+
+
+def header_pairs(lines: bytes) -> Headers:
+    """Header lines, each with its end, as ASGI wants them."""
+    pairs = [line.partition(b": ") for line in lines.split(b"\r\n")[:-1]]
+    return [(name, value) for name, _, value in pairs]
 
 
 def _read_headers(raw: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:

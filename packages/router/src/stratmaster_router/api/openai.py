@@ -8,7 +8,8 @@ import structlog
 
 from stratmaster_router.api.body import check_media_type, read_body
 from stratmaster_router.api.errors import Headers, error_body, wire_error
-from stratmaster_router.api.guard import Receive, Scope, Send, Visit
+from stratmaster_router.api.guard import Receive, Scope, Send, Visit, header_pairs
+from stratmaster_router.api.limits import limit_lines
 from stratmaster_router.api.protocol import answer_whole, write_chunk
 from stratmaster_router.domain.errors import ClientDisconnected, RouterError
 from stratmaster_router.domain.routing import Decision, Endpoint, Hop
@@ -58,10 +59,10 @@ class OpenAIEndpoint:
                 lines = b"content-length: %d\r\n" % len(whole) + self._lines(answered, settlement)
                 if answer_whole(send, lines, whole):
                     return
-                await send({"type": "http.response.start", "status": 200, "headers": _headers(lines)})
+                await send({"type": "http.response.start", "status": 200, "headers": header_pairs(lines)})
                 await send({"type": "http.response.body", "body": whole})
             else:
-                await self._relay(stream, _headers(self._lines(answered, settlement)), send, settlement, watch)
+                await self._relay(stream, header_pairs(self._lines(answered, settlement)), send, settlement, watch)
         except asyncio.CancelledError as cancelled:
             raise watch.interruption(cancelled) from None
         finally:
@@ -74,17 +75,23 @@ class OpenAIEndpoint:
         settlement.first_event = perf_counter() - settlement.began
         headers.append((b"cache-control", b"no-cache"))
         last = b""
+        whole = False
+        reservation = settlement.reservation
+        assert reservation is not None
         try:
             await send({"type": "http.response.start", "status": 200, "headers": headers})
             while events := await stream.next():
+                if stream.least > reservation.output:
+                    await reservation.grow(stream.least)
                 if not write_chunk(send, events):
                     await send({"type": "http.response.body", "body": events, "more_body": True})
+            whole = True
         except asyncio.CancelledError as cancelled:
             last = _failure_event(watch.interruption(cancelled), settlement)
         except Exception as error:  # noqa: BLE001  # whatever it is, the stream must not look complete
             last = _failure_event(error, settlement)
         finally:
-            settlement.usage = stream.usage
+            settlement.bill(stream.usage, stream.text, stream.least, whole=whole)
             stream.close()
         watch.close()
         # A client that has stopped reading must not hold the request: its connection is then dropped by the server.
@@ -96,15 +103,17 @@ class OpenAIEndpoint:
         """The header lines of an answer, each with its end; notes the router's own time so far."""
         trip = settlement.trip
         assert trip is not None
+        reservation = answered.reservation
+        limits = limit_lines(reservation.leases, reservation.now()) if reservation.leases else b""
         overhead = perf_counter() - settlement.began - trip.upstream_seconds
         settlement.overhead = overhead
         settlement.status = 200
         return b"content-type: %b\r\nx-request-id: %b\r\nx-router-attempts: %d\r\nx-router-overhead-ms: %.3f\r\n%b" % (
             answered.reply.content_type,
             settlement.request_id.encode(),
-            len(trip.attempts),
+            trip.calls,
             overhead * 1000,
-            self._lane_lines(answered.decision, answered.reply.hop),
+            self._lane_lines(answered.decision, answered.reply.hop) + limits,
         )
 
     def _lane_lines(self, decision: Decision, hop: Hop) -> bytes:
@@ -121,12 +130,6 @@ class OpenAIEndpoint:
             lines = "".join([f"x-router-{name}: {value}\r\n" for name, value in named.items()]).encode()
             self._lanes[key] = lines
         return lines
-
-
-def _headers(lines: bytes) -> Headers:
-    """Header lines as ASGI wants them."""
-    pairs = [line.partition(b": ") for line in lines.split(b"\r\n")[:-1]]
-    return [(name, value) for name, _, value in pairs]
 
 
 def _failure_event(failure: BaseException, settlement: Settlement) -> bytes:

@@ -6,7 +6,7 @@ A message tells the reader what to do. It never holds a key, a prompt or an upst
 from collections.abc import Mapping
 from typing import Any
 
-from stratmaster_router.domain.limits import Account
+from stratmaster_router.domain.limits import Account, Metric
 from stratmaster_router.domain.routing import Decision
 
 
@@ -137,6 +137,20 @@ class LimitExceeded(RouterError):
         self.requested = requested
         self.resets_at = resets_at
         self.retry_after = retry_after
+
+
+_LIMIT_CODES = {
+    Metric.REQUESTS: "requests_per_minute_exceeded",
+    Metric.TOKENS: "tokens_per_minute_exceeded",
+    Metric.PARALLEL: "parallel_requests_exceeded",
+    Metric.USD: "budget_exceeded",
+}
+LIMIT_CODES = frozenset(_LIMIT_CODES.values())
+
+
+def limit_code(account: Account) -> str:
+    """The code of a refusal by `account`, on the wire, in attempts and in metrics."""
+    return _LIMIT_CODES[account.metric]
 
 
 class LimitStoreUnavailable(RouterError):

@@ -8,6 +8,12 @@ from enum import StrEnum
 
 from msgspec import Struct
 
+from stratmaster_router.domain.limits import Account
+from stratmaster_router.domain.money import Price
+
+DEFAULT_MAX_TOKENS = 4096
+"""Output tokens reserved for a request that sets no bound, where the policy says nothing else."""
+
 
 class Endpoint(StrEnum):
     """The OpenAI endpoints that carry a request to a provider; the value is the path below a provider's `base_url`."""
@@ -107,12 +113,20 @@ class Provider:
 
 @dataclass(frozen=True, slots=True)
 class Hop:
-    """One (provider, model) of a plan, with the privacy rule that the tenant set for that provider."""
+    """One (provider, model) of a plan, with the rules that the tenant set for that provider.
+
+    `accounts` are all that apply: the tenant's, then the provider's; `budgeted` says that one of them counts money.
+    `default_max_tokens` are the output tokens of a request that sets no bound. `price` is None where none is known.
+    """
 
     provider: Provider
     model: str
     send_raw_docs: bool = False
     max_snippet_chars: int | None = None
+    accounts: tuple[Account, ...] = ()
+    price: Price | None = None
+    default_max_tokens: int = DEFAULT_MAX_TOKENS
+    budgeted: bool = False
 
 
 class Refusal(StrEnum):

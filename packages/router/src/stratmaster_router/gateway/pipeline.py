@@ -1,18 +1,22 @@
 """The request, top to bottom. Each stage is a function from the last stage's value to the next one's."""
 
 from collections.abc import Callable
+from functools import partial
 
-from stratmaster_router.domain.errors import InvalidJson, Refused
-from stratmaster_router.domain.routing import Decision, Endpoint, Refusal, RequestFacts
+from stratmaster_router.domain.errors import InvalidJson, LimitExceeded, Refused, RequestExceedsLimit, limit_code
+from stratmaster_router.domain.routing import Decision, Endpoint, Hop, Refusal, RequestFacts
 from stratmaster_router.gateway.settlement import Settlement
-from stratmaster_router.gateway.stages import Answered, Authenticated, Permitted, Screened
+from stratmaster_router.gateway.stages import Answered, Authenticated, Permitted, Reserved, Screened
+from stratmaster_router.limits.limiter import Limiter
+from stratmaster_router.limits.reservation import Reservation
 from stratmaster_router.policy.decide import decide
 from stratmaster_router.policy.snapshot import Snapshot
 from stratmaster_router.privacy.rawdocs import screen
 from stratmaster_router.upstream.client import Upstreams
-from stratmaster_router.upstream.execute import Trip, execute
+from stratmaster_router.upstream.execute import Exposure, HopRemoved, Trip, execute
 from stratmaster_router.upstream.watch import Watch
-from stratmaster_router.wire.envelope import read_envelope
+from stratmaster_router.wire.answer import answer_text
+from stratmaster_router.wire.envelope import OutputBound, read_envelope
 
 _REFUSALS = {
     Refusal.MODEL_NOT_FOUND: "The model is neither a task nor an allowed model of this tenant. "
@@ -26,9 +30,10 @@ _REFUSALS = {
 class Gateway:
     """Answers requests under the policy that is in force when they begin."""
 
-    def __init__(self, snapshot: Callable[[], Snapshot], upstreams: Upstreams) -> None:
+    def __init__(self, snapshot: Callable[[], Snapshot], limiter: Limiter, upstreams: Upstreams) -> None:
         """`snapshot` gives the current policy: one immutable value for the whole request."""
         self._snapshot = snapshot
+        self._limiter = limiter
         self._upstreams = upstreams
 
     async def answer(
@@ -36,20 +41,45 @@ class Gateway:
     ) -> Answered:
         """Take a request to the hop that answers it.
 
-        Raises `InvalidJson`, `InvalidRequest`, `Refused` and what `upstream.execute` raises.
+        Raises `InvalidJson`, `InvalidRequest`, `Refused`, what `Limiter.reserve` and what `upstream.execute` raise.
         """
         snapshot = self._snapshot()
         trip = settlement.trip = Trip([])
         screened = _screen(endpoint, caller, body)
         settlement.stream = screened.envelope.stream
         permitted = _permit(snapshot, caller, screened, settlement)
-        watch.end_by(_total(permitted.decision))
+        reserved = self._reserve(endpoint, screened, permitted, settlement)
+        watch.end_by(_total(reserved.decision))
+        admit = partial(_admit, reserved.reservation)
+        envelope = screened.envelope
         reply = await execute(
-            permitted.decision, endpoint, screened.envelope, caller.forwarded, self._upstreams, watch, trip
+            reserved.decision, endpoint, envelope, caller.forwarded, self._upstreams, watch, trip, admit
         )
         settlement.hop = reply.hop
-        settlement.usage = reply.usage
-        return Answered(permitted.decision, reply)
+        if reply.body is not None:
+            settlement.bill(reply.usage, partial(answer_text, endpoint, reply.body), 0)
+        return Answered(reserved.decision, reserved.reservation, reply)
+
+    def _reserve(
+        self, endpoint: Endpoint, screened: Screened, permitted: Permitted, settlement: Settlement
+    ) -> Reserved:
+        """The hold on limits; it is the first hop's accounts that it takes first, when that hop is tried."""
+        reservation = settlement.reservation = Reservation(self._limiter, endpoint, screened.envelope)
+        return Reserved(permitted.decision, reservation)
+
+
+async def _admit(reservation: Reservation, hop: Hop, exposure: Exposure) -> OutputBound | None:
+    """Take the reservation to `hop`, as `upstream.execute` wants it done."""
+    if exposure is not Exposure.NOTHING:
+        reservation.spend(output=exposure is Exposure.ALL)
+    try:
+        return await reservation.admit(hop)
+    except (LimitExceeded, RequestExceedsLimit) as refused:
+        if refused.account.provider is None:
+            raise
+        wait = refused.retry_after if isinstance(refused, LimitExceeded) else None
+        code = limit_code(refused.account) if isinstance(refused, LimitExceeded) else "request_exceeds_limit"
+        raise HopRemoved(refused, code, wait) from None
 
 
 def _screen(endpoint: Endpoint, caller: Authenticated, body: bytes) -> Screened:

@@ -1,15 +1,20 @@
 """What must be recorded of a request, exactly once, however it ends."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from time import perf_counter
 
 from msgspec import Struct
+from msgspec.structs import replace
 
+from stratmaster_router.domain.errors import LIMIT_CODES
+from stratmaster_router.domain.ledger import LedgerRow
 from stratmaster_router.domain.routing import Decision, Hop
 from stratmaster_router.domain.usage import Usage
+from stratmaster_router.limits.reservation import Reservation
 from stratmaster_router.telemetry.access_log import AccessLine, AccessLog
 from stratmaster_router.telemetry.metrics import NONE, Metrics
-from stratmaster_router.upstream.execute import Trip
+from stratmaster_router.upstream.execute import Exposure, Trip
 
 # The status that the access log gives a request whose client went away before an answer (nginx's custom).
 CLIENT_CLOSED = 499
@@ -35,21 +40,68 @@ class Settlement(Struct):
     code: str | None = None
     overhead: float | None = None
     first_event: float | None = None
+    reservation: Reservation | None = None
     settled: bool = False
+
+    def bill(self, usage: Usage | None, text: Callable[[], str], least: int, *, whole: bool = True) -> None:
+        """Book what the hop that answered used: `usage` as its upstream counted it, or else counted here.
+
+        `text` gives what it answered, of `least` output tokens or more. `whole`: the answer came to its end.
+        """
+        reservation = self.reservation
+        assert reservation is not None
+        if usage is None:
+            usage = reservation.counted(text(), least)
+            reservation.settle(usage, estimated=True)
+        else:
+            if not whole and usage.output < least:
+                usage = replace(usage, output=least)
+            reservation.settle(usage, estimated=not whole)
+        self.usage = usage
+
+    def ledger_row(self) -> LedgerRow | None:
+        """The row of a request that called an upstream; others have cost nothing and have none."""
+        trip, reservation, decision = self.trip, self.reservation, self.decision
+        if trip is None or reservation is None or decision is None or not trip.calls:
+            return None
+        used = reservation.used
+        last = next(attempt for attempt in reversed(trip.attempts) if not attempt.limited)
+        return LedgerRow(
+            request_id=self.request_id,
+            tenant=self.tenant or NONE,
+            task=decision.task,
+            provider=last.provider,
+            model=last.model,
+            input_tokens=used.input,
+            cached_input_tokens=used.cached_input,
+            output_tokens=used.output,
+            cost_nanousd=reservation.cost,
+            status=self.status,
+            attempts=trip.calls,
+            policy=decision.policy,
+            estimated=reservation.estimated,
+        )
 
 
 class Recorder:
-    """Keeps settlements: metrics and the access log."""
+    """Keeps settlements: limits, ledger, metrics and the access log."""
 
-    def __init__(self, metrics: Metrics, access_log: AccessLog) -> None:
+    def __init__(self, metrics: Metrics, access_log: AccessLog, record: Callable[[LedgerRow], None]) -> None:
+        """`record` takes the ledger's rows."""
         self._metrics = metrics
         self._access_log = access_log
+        self._record = record
 
     def settle(self, settlement: Settlement) -> None:
         """Record `settlement`; a second call does nothing."""
         if settlement.settled:
             return
         settlement.settled = True
+        if settlement.reservation is not None and settlement.trip is not None:
+            _close(settlement.reservation, settlement.trip)
+            row = settlement.ledger_row()
+            if row is not None:
+                self._record(row)
         seconds = perf_counter() - settlement.began
         self._measure(settlement, seconds)
         if self._access_log.enabled:
@@ -68,12 +120,23 @@ class Recorder:
                 lane.count(seconds)
                 lane.answered(trip.attempts[-1].ms / 1000, settlement.first_event, settlement.usage)
             for attempt in trip.attempts:
-                if attempt.code is not None:
+                if attempt.code is not None and not attempt.limited:
                     metrics.upstream_failures.child(attempt.provider, attempt.model, attempt.code)[0] += 1
         if settlement.overhead is not None:
             metrics.overhead.observe(metrics.overhead_child, settlement.overhead)
         if settlement.code is not None:
             metrics.errors.child(tenant, settlement.code)[0] += 1
+            if settlement.code in LIMIT_CODES:
+                metrics.throttled.child(tenant, settlement.code)[0] += 1
+
+
+def _close(reservation: Reservation, trip: Trip) -> None:
+    """Settle what no answer has settled: at nothing, or at what the last attempt may have cost."""
+    if reservation.settled:
+        return
+    if trip.exposure is not Exposure.NOTHING:
+        reservation.spend(output=trip.exposure is Exposure.ALL)
+    reservation.settle(None)
 
 
 def _line(settlement: Settlement, seconds: float) -> AccessLine:
@@ -95,7 +158,7 @@ def _line(settlement: Settlement, seconds: float) -> AccessLine:
         model=None if hop is None else hop.model,
         stream=settlement.stream,
         code=settlement.code,
-        attempts=0 if settlement.trip is None else len(settlement.trip.attempts),
+        attempts=0 if settlement.trip is None else settlement.trip.calls,
         overhead_ms=None if overhead is None else round(overhead * 1000, 3),
         first_event_ms=None if first_event is None else round(first_event * 1000, 3),
         input_tokens=None if usage is None else usage.input,

@@ -1,7 +1,7 @@
-"""The stages of a request, each a frozen value made from the last: Authenticated → Screened → Permitted → Answered.
+"""The stages of a request, each a frozen value made from the last.
 
-`Reserved` will stand between the last two once there are limits (issue 3). The values are msgspec structs because they
-are made for every request.
+Authenticated → Screened → Permitted → Reserved → Answered. The values are msgspec structs because they are made for
+every request.
 """
 
 from collections.abc import Mapping
@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from msgspec import Struct
 
 from stratmaster_router.domain.routing import Decision, Principal, RequestFacts
+from stratmaster_router.limits.reservation import Reservation
 from stratmaster_router.upstream.execute import Reply
 from stratmaster_router.wire.envelope import Envelope
 
@@ -37,8 +38,16 @@ class Permitted(Struct, frozen=True):
     decision: Decision
 
 
+class Reserved(Struct, frozen=True):
+    """A plan with the hold on limits that goes with the request from hop to hop."""
+
+    decision: Decision
+    reservation: Reservation
+
+
 class Answered(Struct, frozen=True):
     """The answer of the hop that committed."""
 
     decision: Decision
+    reservation: Reservation
     reply: Reply

@@ -28,8 +28,8 @@ _DAY = 86_400 * SECOND
 _NEAR = 16
 # No process is lent more than a quarter of its even part of what is left, so that the parts shrink on the way to the cap.
 _PART = 4
-# For so long after somebody lacked what slept elsewhere, nothing is lent ahead of need.
-_RECALL = 2 * SECOND
+# For so long after somebody lacked what slept elsewhere, nothing is lent ahead of need, and holders are told.
+RECALL = 2 * SECOND
 
 
 class Truth(Struct):
@@ -96,13 +96,15 @@ class Outcome(Struct, frozen=True):
 
     `lacking` has an entry for each ask: None where it was granted, else the first account that lacked it. `processes`
     is how many are alive. `lost`: the process had been taken for dead, so what it held is no longer its own.
-    `replayed`: the batch had been applied before; nothing is granted, and `mine` says what had been.
+    `replayed`: the batch had been applied before; nothing is granted, and `mine` says what had been. `recalled` names
+    the accounts, whosever, that were recalled within `RECALL`.
     """
 
     now: int
     processes: int
     views: Mapping[str, View]
     lacking: tuple[str | None, ...]
+    recalled: tuple[str, ...] = ()
     lost: bool = False
     replayed: bool = False
 
@@ -216,11 +218,11 @@ def _ask(
 
 def _ahead_of_need(account: Account, truth: Truth, processes: int, now: int) -> int:
     room = account.limit - truth.used - truth.held
-    if room < account.limit // _NEAR or recalled(truth.recalled, now):
+    if near(truth, account, now):
         return 0
-    return max(0, room) // (_PART * processes)
+    return room // (_PART * processes)
 
 
-def recalled(at: int, now: int) -> bool:
-    """Whether an account that was recalled `at` then still is: its holders give back what they do not need."""
-    return now - at < _RECALL
+def near(seen: Truth | View, account: Account, now: int) -> bool:
+    """Whether an account is near its cap: nobody then holds what he does not need."""
+    return now - seen.recalled < RECALL or account.limit - seen.used - seen.held < account.limit // _NEAR

@@ -13,9 +13,13 @@ from collections.abc import Iterator, Sequence
 
 from stratmaster_router.domain.ledger import LedgerRow
 from stratmaster_router.domain.limits import Account, Metric, Window
-from stratmaster_router.limits.accounts import Batch, Lent, Outcome, Share, View, drained, recalled, window_end
+from stratmaster_router.limits.accounts import SECOND, Batch, Lent, Outcome, Share, View, drained, near, window_end
 
 _REQUESTS = Metric.REQUESTS
+# What a tenant that is seldom heard of may keep at hand: its next request then needs no exchange.
+_LINGER = 30 * SECOND
+# How old what is known of an account may be for a refusal without asking.
+_FRESH = SECOND * 2 // 5
 _NOTHING = View(0, 0, 0, 0, 0, Lent())
 
 
@@ -23,8 +27,9 @@ class Lease:
     """This process's part of one account.
 
     `start` and `low` are what was free after the last exchange and at the least since: their difference is how much
-    is needed at hand. `queue` is above zero while requests wait for the database, so that no later one takes what
-    comes in. `refused` is the least amount that was refused since there last was room for it.
+    is needed at hand, and `target` is what shall be free after an exchange. `queue` is above zero while requests wait
+    for the database, so that no later one takes what comes in. `recalled`: others lack what is free here. `refused` is
+    the least amount that was refused since there last was room for it. `wanted_at` is when it was last needed.
     """
 
     __slots__ = (
@@ -34,14 +39,16 @@ class Lease:
         "free",
         "low",
         "queue",
+        "recalled",
         "refused",
         "reserved",
         "returning",
-        "seen",
+        "seen_at",
         "sent",
         "start",
         "target",
         "view",
+        "wanted_at",
     )
 
     def __init__(self, account: Account) -> None:
@@ -56,9 +63,11 @@ class Lease:
         self.target = 0
         self.queue = 0
         self.dirty = False
+        self.recalled = False
+        self.wanted_at = 0
         self.refused: int | None = None
         self.view = _NOTHING
-        self.seen = False
+        self.seen_at = 0
 
     def used(self, now: int) -> int:
         """What of the account is used, as far as is known here."""
@@ -171,7 +180,8 @@ class Leases:
     def refusing(self, needs: Needs, now: int) -> Lease | None:
         """The lease that refuses `needs` without asking, as the accounts were when last seen; None to ask."""
         for lease, amount in needs:
-            if lease.seen and lease.free < amount and amount > lease.room(now):
+            fresh = now - lease.seen_at < _FRESH
+            if fresh and lease.free < amount and amount > lease.room(now):
                 known = lease.refused is not None and amount >= lease.refused
                 if known or not lease.worth_waiting(amount, now):
                     self.touch(lease)  # the next exchange shows whether it still is so
@@ -196,29 +206,32 @@ class Leases:
 
     def _share(self, lease: Lease, asked: int, *, interval: bool, now: int) -> Share:
         drawn = lease.start - lease.low
-        target = 2 * max(drawn, asked)
-        if not interval:
-            target = max(target, lease.target)
-        elif drawn or asked:
-            target = max(target, lease.target * 3 // 4)
-        else:
-            target = lease.target // 2  # what is not used goes back
-        lease.target = target
+        if drawn or asked:
+            lease.wanted_at = now
+            lease.target = max(2 * max(drawn, asked), lease.target * 3 // 4 if interval else lease.target)
         free = max(0, lease.free)
         surplus = 0
-        if asked or (lease.seen and recalled(lease.view.recalled, now)):
+        if asked or lease.recalled or (lease.seen_at and near(lease.view, lease.account, now)):
             # The requests that wait here are served in their order, or others need it.
             surplus = free
-        elif free > 2 * target or not drawn:
-            surplus = max(0, free - target)
+        elif free > 2 * lease.target:
+            surplus = free - lease.target
+        lease.recalled = False
         lease.returning += surplus
         lease.free -= surplus
         lease.start = lease.low = lease.free
         lease.sent = lease.consumed
         wanted = 0
-        if asked or (drawn and lease.free < target // 2):
-            wanted = target - max(0, lease.free)
+        if asked or (drawn and lease.free < lease.target // 2):
+            wanted = lease.target - max(0, lease.free)
         return Share(lease.account, lease.consumed, lease.returning, lease.reserved, wanted)
+
+    def expire(self, now: int) -> None:
+        """Let what has not been needed for long go back with the next exchange."""
+        for lease in self._leases.values():
+            if lease.free > 0 and now - lease.wanted_at > _LINGER:
+                lease.target = 0
+                self.touch(lease)
 
     def apply(self, batch: Batch, asks: Sequence[Needs], outcome: Outcome) -> None:
         """Take in the answer to `batch`, which was made with `asks`: those that were granted are reserved now."""
@@ -230,7 +243,7 @@ class Leases:
             self._forfeit({share.account.key for share in batch.shares})
         for share in batch.shares:
             lease = self._leases[share.account.key]
-            lease.view, lease.seen = outcome.views[share.account.key], True
+            lease.view, lease.seen_at = outcome.views[share.account.key], outcome.now
             lease.consumed -= lease.sent
             lease.returning -= share.returned
             lease.sent = 0
@@ -239,10 +252,14 @@ class Leases:
             lease.free = free
             lease.start += lent
             lease.low += lent
-            if free > 0:
-                self.touch(lease)  # as long as something is held without need, it is looked after
             if lease.refused is not None and lease.room(outcome.now) >= lease.refused:
                 lease.refused = None
+
+        for key in outcome.recalled:
+            held = self._leases.get(key)
+            if held is not None and held.free > 0:
+                held.recalled = True
+                self.touch(held)
 
     def _forfeit(self, reported: set[str]) -> None:
         """This process had been taken for dead: nothing is held but what the batch has just reported."""
@@ -258,5 +275,5 @@ class Leases:
             lease.returning += max(0, lease.free)
             lease.free = lease.start = lease.low = min(0, lease.free)
             lease.target = 0
-            if lease.seen:
+            if lease.seen_at:
                 self.touch(lease)

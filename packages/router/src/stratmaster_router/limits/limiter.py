@@ -21,15 +21,16 @@ from stratmaster_router.limits.leases import Lease, Leases, Needs
 from stratmaster_router.limits.store import LEASE, LimitStore, StoreUnavailable
 
 INTERVAL = 0.2  # seconds between exchanges
+# Exchanges of an idle process: its lease is renewed, and it hears of what others lack.
+_IDLE = 2.5 * INTERVAL
 # Exchanges out of turn, for requests that wait: a burst of so many, and as many more as intervals have passed.
 _BURST = 20.0
-_FRESH = 2 * INTERVAL
 _ANSWER_WITHIN = 2.0
 _RETRY = 0.5
 # What is refused only because requests under way have reserved it is waited for: seconds by metric.
 _PATIENCE = {Metric.USD: 1.0, Metric.TOKENS: 2.5 * INTERVAL, Metric.PARALLEL: 2.5 * INTERVAL, Metric.REQUESTS: 0.0}
-# A recall takes two exchanges of those that hold.
-_RECALL_PATIENCE = 2.5 * INTERVAL
+# What sleeps elsewhere comes back once its holder has heard of it.
+_RECALL_PATIENCE = _IDLE + 2.5 * INTERVAL
 _MOST_ROWS = 2_000  # in one exchange
 # An outage must not fill the memory, and a ledger loses nothing: requests are refused from here on.
 _MOST_PENDING_ROWS = 200_000
@@ -61,12 +62,14 @@ class Limiter:
         self._waiting: deque[_Waiting] = deque()
         self._wake = asyncio.Event()
         self._closing = False
+        self._hurry = False
         self._task: asyncio.Task[None] | None = None
         # Of a batch whose answer was lost: it is repeated until one comes.
         self._unanswered: Batch | None = None
         self._offset = time.time_ns() // 1000 - time.monotonic_ns() // 1000
         self._burst = _BURST
         self._last = self._reaped = time.monotonic()
+        self._expired = 0.0
         self._answered = time.monotonic() - LEASE
         self._down_since: float | None = None
         self._steady_since = time.monotonic()
@@ -128,7 +131,7 @@ class Limiter:
         if self._down_since is not None:
             self._reserve_without_store(needs)
             return
-        refusing = self.leases.refusing(needs, self.now()) if time.monotonic() - self._answered < _FRESH else None
+        refusing = self.leases.refusing(needs, self.now())
         if refusing is not None:
             raise self._exceeded(refusing, needs)
         await self._ask(needs)
@@ -182,13 +185,15 @@ class Limiter:
             await self._next_turn()
             now = time.monotonic()
             interval = now - self._last >= INTERVAL
-            due = LEASE / 3 if self.open else LEASE
+            if now - self._expired >= 1.0:
+                self._expired = now
+                self.leases.expire(self.now())
             if (
                 not self._waiting
                 and not self._rows
                 and self._unanswered is None
                 and self.leases.idle
-                and now - self._last < due
+                and now - self._last < _IDLE
             ):
                 continue
             try:
@@ -216,7 +221,8 @@ class Limiter:
                 return
             if self._wake.is_set():
                 self._wake.clear()
-                if self._waiting and self._burst >= 1 and not self.down:
+                if (self._waiting or self._hurry) and self._burst >= 1 and not self.down:
+                    self._hurry = False
                     self._burst -= 1
                     return
             with contextlib.suppress(TimeoutError):
@@ -248,6 +254,9 @@ class Limiter:
         self._answered = began
         self._recovered()
         self.leases.apply(batch, asks, outcome)
+        if outcome.recalled and not self.leases.idle:
+            self._hurry = True
+            self._wake.set()
         if outcome.lost:
             log.warning("this process was taken for dead by another; what was presumed of it has been taken back")
         self._tell(waiting, outcome)

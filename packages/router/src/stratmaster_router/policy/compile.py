@@ -10,7 +10,10 @@ from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from urllib.parse import urlsplit
 
+from stratmaster_router.domain.limits import Account, Metric, Window
+from stratmaster_router.domain.money import nano_dollars
 from stratmaster_router.domain.routing import (
+    DEFAULT_MAX_TOKENS,
     BreakerRule,
     Considered,
     Hop,
@@ -23,8 +26,16 @@ from stratmaster_router.domain.routing import (
 from stratmaster_router.policy.builtin import reach
 from stratmaster_router.policy.decide import DISABLED, screened
 from stratmaster_router.policy.fields import SecretRef, base_url
+from stratmaster_router.policy.prices import find_price
 from stratmaster_router.policy.problems import did_you_mean
-from stratmaster_router.policy.schema import PolicyDocument, ProviderSpec, TenantProviderSpec, TenantSpec
+from stratmaster_router.policy.schema import (
+    LimitsSpec,
+    ModelSpec,
+    PolicyDocument,
+    ProviderSpec,
+    TenantProviderSpec,
+    TenantSpec,
+)
 from stratmaster_router.policy.snapshot import Candidate, Route, Snapshot, TenantPolicy
 
 BRIDGE = "served by the LiteLLM bridge, which this version does not start"
@@ -53,7 +64,7 @@ def compile_policy(document: PolicyDocument, policy: str, environ: Mapping[str, 
     return Snapshot(
         hash=policy,
         tenants=MappingProxyType(
-            {name: _tenant(policy, name, spec, providers) for name, spec in document.tenants.items()}
+            {name: _tenant(policy, name, spec, providers, document.models) for name, spec in document.tenants.items()}
         ),
         providers=MappingProxyType(providers),
         warnings=tuple(_warnings(document, providers)),
@@ -141,7 +152,22 @@ def _tls_trouble(tls: TlsFiles | None, read_file: ReadFile) -> str | None:
     return None
 
 
-def _tenant(policy: str, name: str, spec: TenantSpec, providers: Mapping[str, Provider]) -> TenantPolicy:
+def _tenant(
+    policy: str,
+    name: str,
+    spec: TenantSpec,
+    providers: Mapping[str, Provider],
+    facts: Mapping[str, ModelSpec],
+) -> TenantPolicy:
+    own = _accounts(name, None, spec.limits)
+    theirs = {
+        provider: _accounts(name, provider, use.limits) for provider, use in spec.providers.items() if use.enabled
+    }
+    hops = {
+        (provider, hop.model): hop
+        for provider, accounts in theirs.items()
+        for hop in _hops(spec, spec.providers[provider], providers[provider], own + accounts, facts)
+    }
     tasks: dict[str, list[Candidate]] = {}
     models: dict[str, list[Candidate]] = {}
     qualified: dict[str, list[Candidate]] = {}
@@ -149,9 +175,9 @@ def _tenant(policy: str, name: str, spec: TenantSpec, providers: Mapping[str, Pr
         for task, entry in use.models.items():
             for position, model in enumerate((entry.default, *entry.fallbacks)):
                 role = "fallback of the task" if position else "default of the task"
-                tasks.setdefault(task, []).append(_candidate(provider, model, role, use, providers))
+                tasks.setdefault(task, []).append(_candidate(provider, model, role, hops))
         for model in _models(use):
-            named = _candidate(provider, model, "named by the request", use, providers)
+            named = _candidate(provider, model, "named by the request", hops)
             models.setdefault(model, []).append(named)
             qualified[f"{provider}/{model}"] = [named]
     # Rule 1, and what it leaves open: a task wins over a model of its name, a model over a `provider/model`.
@@ -176,7 +202,7 @@ def _tenant(policy: str, name: str, spec: TenantSpec, providers: Mapping[str, Pr
         ),
         embeddings_enabled=not _EMBEDDING_TASKS.isdisjoint(live_tasks)
         or any("embed" in model.lower() for model in owners),
-        limits=spec.limits,
+        accounts=sum(theirs.values(), own),
         logging=spec.logging,
     )
 
@@ -186,13 +212,51 @@ def _models(use: TenantProviderSpec) -> tuple[str, ...]:
     return tuple(dict.fromkeys(model for entry in use.models.values() for model in (entry.default, *entry.fallbacks)))
 
 
-def _candidate(
-    provider: str, model: str, role: str, use: TenantProviderSpec, providers: Mapping[str, Provider]
-) -> Candidate:
-    if not use.enabled:
-        return Candidate(Considered(provider, model, False, DISABLED), None)
-    hop = Hop(providers[provider], model, use.privacy.send_raw_docs, use.privacy.max_snippet_chars)
-    return Candidate(Considered(provider, model, True, role), hop)
+def _accounts(tenant: str, provider: str | None, limits: LimitsSpec) -> tuple[Account, ...]:
+    local = limits.on_store_outage == "local"
+    rates = (
+        (Metric.REQUESTS, Window.MINUTE, limits.rpm),
+        (Metric.TOKENS, Window.MINUTE, limits.tpm),
+        (Metric.PARALLEL, Window.NOW, limits.max_parallel),
+    )
+    budgets = ((Window.DAY, limits.budget_usd_day), (Window.MONTH, limits.budget_usd_month))
+    return (
+        *(Account(tenant, provider, metric, window, cap, local) for metric, window, cap in rates if cap is not None),
+        *(
+            Account(tenant, provider, Metric.USD, window, nano_dollars(usd))
+            for window, usd in budgets
+            if usd is not None
+        ),
+    )
+
+
+def _hops(
+    tenant: TenantSpec,
+    use: TenantProviderSpec,
+    provider: Provider,
+    accounts: tuple[Account, ...],
+    facts: Mapping[str, ModelSpec],
+) -> Iterator[Hop]:
+    """A hop for each model that a tenant lists at a provider; all of them share the tuple `accounts`."""
+    default_max_tokens = use.limits.default_max_tokens or tenant.limits.default_max_tokens or DEFAULT_MAX_TOKENS
+    budgeted = any(account.metric is Metric.USD for account in accounts)
+    for model in _models(use):
+        yield Hop(
+            provider=provider,
+            model=model,
+            send_raw_docs=use.privacy.send_raw_docs,
+            max_snippet_chars=use.privacy.max_snippet_chars,
+            accounts=accounts,
+            price=find_price(provider.name, provider.litellm_provider, model, facts.get(model)),
+            default_max_tokens=default_max_tokens,
+            budgeted=budgeted,
+        )
+
+
+def _candidate(provider: str, model: str, role: str, hops: Mapping[tuple[str, str], Hop]) -> Candidate:
+    hop = hops.get((provider, model))
+    kept = hop is not None
+    return Candidate(Considered(provider, model, kept, role if kept else DISABLED), hop)
 
 
 def _route(policy: str, task: str | None, candidates: tuple[Candidate, ...]) -> Route:
@@ -241,12 +305,6 @@ def _warnings(document: PolicyDocument, providers: Mapping[str, Provider]) -> It
 def _tenant_warnings(name: str, tenant: TenantSpec) -> Iterator[str]:
     if not any(use.enabled for use in tenant.providers.values()):
         yield f"tenants.{name}: no provider is enabled, so every request is refused"
-    places = [f"tenants.{name}.limits"] if tenant.limits.model_fields_set else []
-    places += [
-        f"tenants.{name}.providers.{p}.limits" for p, use in tenant.providers.items() if use.limits.model_fields_set
-    ]
-    for place in places:
-        yield f"{place}: limits are parsed but not yet enforced by this version"
     models = {model for use in tenant.providers.values() if use.enabled for model in _models(use)}
     tasks = {task for use in tenant.providers.values() if use.enabled for task in use.models}
     for task in sorted(tasks & models):

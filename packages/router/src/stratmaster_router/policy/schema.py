@@ -188,6 +188,9 @@ class LimitsSpec(Spec):
         str, PlainValidator(choice("refuse", "local")), WithJsonSchema({"enum": ["refuse", "local"]})
     ] = "refuse"
     """What rate limits do while the store cannot be reached; budgets always refuse then."""
+    default_max_tokens: Count | None = None
+    """Output tokens reserved for a request that sets no bound itself; sent upstream where a USD budget applies.
+    Default 4096; of a provider, the tenant's."""
 
 
 class LoggingSpec(Spec):

@@ -1,4 +1,4 @@
-"""What two places of a policy must agree on; a value by itself is the schema's business (policy.md, rules 2, 3 and 9).
+"""What two places of a policy must agree on; a value by itself is the schema's business (policy.md, rules 2 to 9).
 
 Runs on a document from which the invalid parts were taken out (`removed`), so that all problems are reported at once;
 a check stays silent where its subject is among them.
@@ -8,15 +8,19 @@ from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 from stratmaster_router.policy.builtin import BUILTIN, reach
-from stratmaster_router.policy.problems import Loc, did_you_mean, shown
+from stratmaster_router.policy.prices import find_price
+from stratmaster_router.policy.problems import Loc, did_you_mean, path_of, shown
 from stratmaster_router.policy.removed import Removed
 from stratmaster_router.policy.schema import (
     BackoffSpec,
+    LimitsSpec,
+    ModelSpec,
     PolicyDocument,
     ProviderSpec,
     ServiceAccountsSpec,
     TaskSpec,
     TenantProviderSpec,
+    TenantSpec,
     TimeoutsSpec,
 )
 
@@ -35,6 +39,7 @@ def check(document: PolicyDocument, removed: Removed) -> Iterator[Found]:
             if not removed.section("providers"):
                 yield from _known(loc, name, {*document.providers, *removed.names("providers")})
             yield from _tenant_provider(loc, use, removed)
+            yield from _prices(loc, document, spec, use, removed)
 
 
 def _provider(loc: Loc, name: str, spec: ProviderSpec, removed: Removed) -> Iterator[Found]:
@@ -130,3 +135,55 @@ def _task(loc: Loc, spec: TaskSpec) -> Iterator[Found]:
     for index, model in enumerate(spec.fallbacks):
         if model == spec.default or model in spec.fallbacks[:index]:
             yield (*loc, "fallbacks", index), f"{shown(model)} is listed twice in this task"
+
+
+def _prices(
+    loc: Loc, document: PolicyDocument, tenant: TenantSpec, use: TenantProviderSpec, removed: Removed
+) -> Iterator[Found]:
+    """Rule 7: where a budget applies, every model has a price."""
+    name = str(loc[-1])
+    needed_by = _budget(loc[:2], tenant.limits) or _budget(loc, use.limits)
+    if needed_by is None or not use.enabled or removed.within(*loc, "enabled") or removed.section("models"):
+        return
+    # The price depends on who the provider is, and that may be in doubt or a problem of its own.
+    if removed.section("providers") or removed.within("providers", name):
+        return
+    if name not in document.providers and name not in BUILTIN:
+        return
+    litellm_provider = reach(name, document.providers.get(name, ProviderSpec())).litellm_provider
+    seen = set()
+    for place, model in _models_at((*loc, "models"), use):
+        if model not in seen and not removed.within("models", model):
+            seen.add(model)
+            facts = document.models.get(model)
+            if find_price(name, litellm_provider, model, facts) is None:
+                what, advice = _unpriced(model, facts)
+                lack = f"no {what} is known for {shown(model)} at {shown(name)}"
+                yield place, f"{lack}, and {needed_by} needs one: {advice}"
+
+
+def _budget(loc: Loc, limits: LimitsSpec) -> str | None:
+    """A USD budget that stands at a tenant or provider, in words."""
+    for field in ("budget_usd_month", "budget_usd_day"):
+        if getattr(limits, field) is not None:
+            return f"{field} of {path_of(loc)}"
+    return None
+
+
+def _models_at(loc: Loc, use: TenantProviderSpec) -> Iterator[tuple[Loc, str]]:
+    for task, spec in use.models.items():
+        yield (*loc, task, "default"), spec.default
+        for index, model in enumerate(spec.fallbacks):
+            yield (*loc, task, "fallbacks", index), model
+
+
+def _unpriced(model: str, facts: ModelSpec | None) -> tuple[str, str]:
+    """Which price a model lacks, and what to write."""
+    if facts is None:
+        return "price", f"write models: {{{shown(model)}: {{input_usd_per_mtok: …, output_usd_per_mtok: …}}}}"
+    entry = path_of(("models", model))
+    if facts.input_usd_per_mtok is not None:
+        return "output price", f"write output_usd_per_mtok under {entry} (0 for embeddings)"
+    if facts.output_usd_per_mtok is not None:
+        return "input price", f"write input_usd_per_mtok under {entry}"
+    return "price", f"write input_usd_per_mtok and output_usd_per_mtok under {entry}"

@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from stratmaster_router.domain.limits import Account
 from stratmaster_router.domain.routing import Considered, Decision, Hop, Provider
-from stratmaster_router.policy.schema import LimitsSpec, LoggingSpec
+from stratmaster_router.policy.schema import LoggingSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,7 @@ class TenantPolicy:
 
     `routes` holds every name a client may use: tasks, models and `provider/model`. `withdrawn` holds the refusals for
     names that only disabled providers have. `listing` is what `GET /v1/models` shows, as (id, owned_by): tasks, then
-    models, each once.
+    models, each once. `accounts` are all of the tenant and of its enabled providers, in file order.
     """
 
     name: str
@@ -44,7 +45,7 @@ class TenantPolicy:
     withdrawn: Mapping[str, Decision]
     listing: tuple[tuple[str, str], ...]
     embeddings_enabled: bool
-    limits: LimitsSpec
+    accounts: tuple[Account, ...]
     logging: LoggingSpec
 
 

@@ -22,7 +22,8 @@ _CODES = {
 class Attempt(Struct, frozen=True):
     """One try of one hop.
 
-    `status` is the upstream's, `code` is None where it succeeded, `retry_after` is in seconds.
+    `status` is the upstream's, `code` is None where it succeeded, `retry_after` is in seconds. `limited`: no call was
+    made, because a limit removed the hop.
     """
 
     provider: str
@@ -31,6 +32,7 @@ class Attempt(Struct, frozen=True):
     code: str | None
     ms: float
     retry_after: float | None = None
+    limited: bool = False
 
 
 def failure_code(status: int) -> str:

@@ -108,13 +108,28 @@ class UpstreamClient:
         }
         self._heads = {endpoint: _head(request) for endpoint, request in self._requests.items()}
 
-    async def post(self, endpoint: Endpoint, body: bytes, headers: Mapping[str, str]) -> UpstreamResponse:
-        """Send and wait for the response's head; `headers` must be sound. Redirects are not followed.
+    async def connect(self, endpoint: Endpoint) -> Connection:
+        """A connection for one request. Raises aiohttp.ClientError, OSError, TimeoutError."""
+        request = self._requests[endpoint]
+        while True:
+            try:
+                connection = await self._connector.connect(request, [], self._timeout)
+            except TimeoutError as error:
+                raise aiohttp.ConnectionTimeoutError from error
+            protocol = connection.protocol
+            if protocol is None or not protocol.should_close:
+                return connection
+            # Something has come while it was idle: it would be taken for the answer.
+            connection.close()
+
+    async def post(
+        self, connection: Connection, endpoint: Endpoint, body: bytes, headers: Mapping[str, str]
+    ) -> UpstreamResponse:
+        """Send on `connection` and wait for the response's head; `headers` must be sound. Redirects are not followed.
 
         Raises aiohttp.ClientError, OSError, TimeoutError.
         """
         request = self._requests[endpoint]
-        connection = await self._connect(request)
         try:
             protocol = connection.protocol
             assert protocol is not None
@@ -137,18 +152,6 @@ class UpstreamClient:
         except BaseException:
             _drop(connection)
             raise
-
-    async def _connect(self, request: ClientRequest) -> Connection:
-        while True:
-            try:
-                connection = await self._connector.connect(request, [], self._timeout)
-            except TimeoutError as error:
-                raise aiohttp.ConnectionTimeoutError from error
-            protocol = connection.protocol
-            if protocol is None or not protocol.should_close:
-                return connection
-            # Something has come while it was idle: it would be taken for the answer.
-            connection.close()
 
     async def close(self) -> None:
         """Close every connection."""

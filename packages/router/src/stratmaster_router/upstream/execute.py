@@ -1,7 +1,8 @@
 """Walks a plan: tries its hops in order until one gives the first byte of an answer, which commits."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from enum import Enum, auto
 from time import perf_counter
 
 import aiohttp
@@ -11,6 +12,7 @@ from stratmaster_router.domain.errors import (
     AllProvidersUnavailable,
     ClientDisconnected,
     DeadlineExceeded,
+    RouterError,
     StreamBroken,
     UpstreamRejected,
 )
@@ -22,7 +24,36 @@ from stratmaster_router.upstream.response import HopFailed, check_head, read_bod
 from stratmaster_router.upstream.stream import NETWORK_FAILURES, UpstreamStream, forget_frames
 from stratmaster_router.upstream.watch import PhaseExpired, Watch
 from stratmaster_router.wire.answer import BadAnswer, StreamReader, read_answer
-from stratmaster_router.wire.envelope import Envelope
+from stratmaster_router.wire.envelope import Envelope, OutputBound
+
+class Exposure(Enum):
+    """What the attempt under way may cost although its answer has not been read. An error is never billed."""
+
+    NOTHING = auto()
+    INPUT = auto()
+    """A stream has been asked for, and none of it has come."""
+    ALL = auto()
+    """A whole answer has been asked for: it may have been made, and lost on the way."""
+
+
+_NOTHING, _INPUT, _ALL = Exposure
+
+
+Admit = Callable[[Hop, Exposure], Awaitable[OutputBound | None]]
+"""Takes the request to a hop, after a former one that may have cost its exposure: the bound on output tokens to send.
+
+Raises `HopRemoved` where the provider's own limits say no, and what ends the request where the tenant's do.
+"""
+
+
+class HopRemoved(Exception):
+    """A limit of its provider removes a hop from the plan. `refusal` is what the client gets if none is left."""
+
+    def __init__(self, refusal: RouterError, code: str, wait: float | None) -> None:
+        super().__init__(code)
+        self.refusal = refusal
+        self.code = code
+        self.wait = wait
 
 
 class Reply(Struct):
@@ -43,6 +74,16 @@ class Trip(Struct):
 
     attempts: list[Attempt]
     upstream_seconds: float = 0.0
+    exposure: Exposure = Exposure.NOTHING
+
+    @property
+    def calls(self) -> int:
+        """How many attempts were made; a hop that a limit removed was none."""
+        return sum(not attempt.limited for attempt in self.attempts)
+
+    def removed(self, hop: Hop, code: str, wait: float | None) -> None:
+        """Note a hop that a limit of its provider removed from the plan."""
+        self.attempts.append(Attempt(hop.provider.name, hop.model, None, code, 0.0, wait, limited=True))
 
     def record(self, hop: Hop, began: float, status: int | None, code: str | None, wait: float | None = None) -> None:
         """Note an attempt that began at `began` (of `perf_counter`) and has just ended."""
@@ -59,19 +100,32 @@ async def execute(
     upstreams: Upstreams,
     watch: Watch,
     trip: Trip,
+    admit: Admit,
 ) -> Reply:
     """Try the hops of `decision` in order, noting each attempt in `trip`.
 
     Raises `UpstreamRejected` (the request is wrong), `AllProvidersUnavailable` (the plan is exhausted),
-    `DeadlineExceeded` and `ClientDisconnected`.
+    `DeadlineExceeded`, `ClientDisconnected`, what `admit` raises, and the refusal of the first hop that a limit removed
+    where no hop was left to try.
     """
+    refusal: RouterError | None = None
     while True:
         hop = next_hop(decision.hops, trip.attempts)
         if hop is None:
+            if refusal is not None and not trip.calls:
+                raise refusal
             raise _exhausted(trip.attempts)
+        try:
+            bound = await admit(hop, trip.exposure)
+        except HopRemoved as removed:
+            refusal = refusal or removed.refusal
+            trip.exposure = _NOTHING
+            trip.removed(hop, removed.code, removed.wait)
+            continue
+        trip.exposure = _NOTHING
         began = perf_counter()
         try:
-            reply = await _try(hop, endpoint, envelope, headers, upstreams, watch)
+            reply = await _try(hop, endpoint, envelope, bound, headers, upstreams, watch, trip)
         except HopFailed as failure:
             trip.record(hop, began, failure.status, failure.code, failure.retry_after)
         except UpstreamRejected as rejected:
@@ -93,21 +147,27 @@ async def _try(
     hop: Hop,
     endpoint: Endpoint,
     envelope: Envelope,
+    bound: OutputBound | None,
     headers: Mapping[str, str],
     upstreams: Upstreams,
     watch: Watch,
+    trip: Trip,
 ) -> Reply:
     timeouts = hop.provider.timeouts
     try:
         client = upstreams.client(hop.provider)
     except Misconfigured:
         raise HopFailed("upstream_misconfigured") from None
-    body = envelope.for_upstream(hop.model)
+    body = envelope.for_upstream(hop.model, bound)
     watch.attempt(timeouts.total)
     watch.phase(timeouts.connect + timeouts.first_byte)
     response: UpstreamResponse | None = None
     try:
-        response = await client.post(endpoint, body, headers)
+        connection = await client.connect(endpoint)
+        trip.exposure = _INPUT if envelope.stream else _ALL
+        response = await client.post(connection, endpoint, body, headers)
+        if response.status != 200:
+            trip.exposure = _NOTHING
         content_type = await check_head(response, hop, watch, stream=envelope.stream)
         if envelope.stream:
             stream = UpstreamStream(response, watch, timeouts.idle, StreamReader(envelope.wants_usage))

@@ -51,6 +51,15 @@ class UpstreamStream:
         self._ended = False
 
     @property
+    def least(self) -> int:
+        """Output tokens that there must have been so far."""
+        return self._reader.least
+
+    def text(self) -> str:
+        """The text of the answer so far."""
+        return self._reader.text()
+
+    @property
     def usage(self) -> Usage | None:
         """The usage that the upstream has reported so far."""
         return self._reader.usage

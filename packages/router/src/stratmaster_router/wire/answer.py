@@ -6,7 +6,7 @@ that nobody notices, usage that is never billed).
 
 import re
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 from msgspec import Raw, Struct
@@ -74,6 +74,9 @@ def read_answer(endpoint: Endpoint, body: bytes) -> Usage | None:
 class _Choice(Struct):
     index: int | None = None
     finish_reason: str | None = None
+    # Kept as they are, of whatever shape: only their size is read, and their texts where the usage is missing.
+    delta: Raw = _ABSENT
+    text: Raw = _ABSENT
 
 
 class _Chunk(Struct):
@@ -85,18 +88,74 @@ class _Chunk(Struct):
 _decode_chunk = msgspec.json.Decoder(_Chunk).decode
 
 
+# `{}` and `null` say nothing; `{"content":""}` is what stands around a text; no usual token is longer than 16 bytes.
+_EMPTY = 4
+_FRAME = 14
+_LONGEST_TOKEN = 16
+
+
+def answer_text(endpoint: Endpoint, body: bytes) -> str:
+    """All texts of a whole answer that `read_answer` has accepted; an embedding has none."""
+    if endpoint is Endpoint.EMBEDDINGS:
+        return ""
+    found: list[str] = []
+    for choice in _lenient(msgspec.json.Decoder(_Texts).decode, body).choices:
+        _texts(choice.message, found)
+        _texts(choice.text, found)
+    return " ".join(found)
+
+
+class _Text(Struct):
+    message: Any = None
+    text: Any = None
+
+
+class _Texts(Struct):
+    choices: list[_Text] = []
+
+
+# Members of a message that are no text of the model's.
+_NO_TEXT = frozenset({"role", "id", "type", "index", "audio", "logprobs"})
+
+
+def _texts(value: Any, found: list[str]) -> None:
+    if isinstance(value, str):
+        found.append(value)
+    elif isinstance(value, list):
+        for each in value:
+            _texts(each, found)
+    elif isinstance(value, dict):
+        for name, each in value.items():
+            if name not in _NO_TEXT:
+                _texts(each, found)
+
+
 class StreamReader:
     """Follows a stream of events: what may be passed on, what was used, and whether it came to its end.
 
     `started` is true once an event with data has come whole, `complete` once `[DONE]` has: nothing can go wrong with
-    the answer after that. `usage` is the last that the upstream reported.
+    the answer after that. `usage` is the last that the upstream reported. `least` is how many output tokens there must
+    have been, whatever the tokenizer.
     """
 
-    __slots__ = ("_broken", "_finished", "_show_usage", "_splitter", "_unfinished", "complete", "started", "usage")
+    __slots__ = (
+        "_broken",
+        "_finished",
+        "_pieces",
+        "_show_usage",
+        "_splitter",
+        "_unfinished",
+        "complete",
+        "least",
+        "started",
+        "usage",
+    )
 
     def __init__(self, show_usage: bool) -> None:
         self.started = False
         self.usage: Usage | None = None
+        self.least = 0
+        self._pieces = bytearray()
         self._show_usage = show_usage
         self._splitter = EventSplitter()
         self._unfinished: set[int | None] = set()
@@ -149,6 +208,17 @@ class StreamReader:
         """The failure of a stream that ended before its end."""
         return StreamBroken("upstream_stream_truncated", "The provider's stream ended before the answer was complete.")
 
+    def text(self) -> str:
+        """All texts of the answer so far: contents, reasoning, refusals, arguments of calls, one after another."""
+        found: list[str] = []
+        for line in bytes(self._pieces).splitlines():
+            # A piece that the upstream wrote over several lines, or in no JSON that can be read, counts as it stands.
+            try:
+                _texts(_lenient(msgspec.json.decode, line), found)
+            except UNREADABLE:
+                found.append(line.decode(errors="replace"))
+        return "".join(found)
+
     def _passes(self, event: bytes) -> bool:
         if self.complete:
             return False  # nothing that follows belongs to the answer
@@ -168,6 +238,12 @@ class StreamReader:
         choices = chunk.choices
         if choices:
             for choice in choices:
+                piece = choice.delta or choice.text
+                if len(piece) > _EMPTY:
+                    self._pieces += piece
+                    self._pieces += b"\n"
+                    if choice.index in self._unfinished or choice.text:  # a chat's first chunk often only opens it
+                        self.least += max(1, (len(piece) - _FRAME) // _LONGEST_TOKEN)
                 if choice.finish_reason is None:
                     self._unfinished.add(choice.index)
                 else:

@@ -15,6 +15,9 @@ from stratmaster_router.wire.json_text import members, type_names
 
 LONGEST_MODEL_NAME = 256
 
+OutputBound = tuple[str, int]
+"""The field that bounds an answer's tokens, and the bound."""
+
 _decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
 
@@ -34,21 +37,30 @@ class Envelope(Struct, frozen=True):
     text: str | None
     places: Mapping[str, tuple[int, int]]
 
-    def for_upstream(self, model: str) -> bytes:
-        """The body to send for `model`: the client's bytes but for the model and, in a stream, the wish for usage."""
+    def for_upstream(self, model: str, bound: OutputBound | None = None) -> bytes:
+        """The body to send for `model`: the client's bytes but for the model and, in a stream, the wish for usage.
+
+        `bound` is the most output tokens, where policy sets it because the client did not.
+        """
         if self.text is not None:
-            return self._spliced(self.text, model)
+            return self._spliced(self.text, model, bound)
         member = b'"model":' + _encode(self.model)
         begin = self.body.find(member)
-        if begin != self.body.rfind(member) or "stream_options" in self.fields:
-            return self._rewritten(model)
+        if (
+            begin != self.body.rfind(member)
+            or "stream_options" in self.fields
+            or (bound is not None and bound[0] in self.fields)
+        ):
+            return self._rewritten(model, bound)
         # A quote inside a string is escaped, so what stands here once is the member and nothing a prompt says.
         tail = self.body[begin + len(member) :]
         if self.stream:
             tail = tail[:-1] + b',"stream_options":{"include_usage":true}}'
+        if bound is not None:
+            tail = tail[:-1] + b',"%b":%d}' % (bound[0].encode(), bound[1])
         return self.body[:begin] + b'"model":' + _encode(model) + tail
 
-    def _rewritten(self, model: str) -> bytes:
+    def _rewritten(self, model: str, bound: OutputBound | None) -> bytes:
         fields = {**self.fields, "model": model}
         if self.stream and not self.wants_usage:
             options = fields.get("stream_options") or {}
@@ -56,13 +68,20 @@ class Envelope(Struct, frozen=True):
                 fields["stream_options"] = {**options, "include_usage": True}
             else:
                 fields["stream_options"] = {"include_usage": True, **options}
+        if bound is not None:
+            fields[bound[0]] = bound[1]
         return _encode(fields)
 
-    def _spliced(self, text: str, model: str) -> bytes:
+    def _spliced(self, text: str, model: str, bound: OutputBound | None) -> bytes:
         changes = [(*self.places["model"], _encode(model).decode())]
         if self.stream and not self.wants_usage:
             changes.append(self._ask_for_usage(text))
-            changes.sort()
+        if bound is not None:
+            name, most = bound
+            # Before the last brace: the object has a model, so a comma is right.
+            end = text.rindex("}")
+            changes.append((*self.places[name], f"{most}") if name in self.places else (end, end, f',"{name}":{most}'))
+        changes.sort()
         parts: list[str] = []
         at = 0
         for begin, end, replacement in changes:
@@ -73,7 +92,6 @@ class Envelope(Struct, frozen=True):
 
     def _ask_for_usage(self, text: str) -> tuple[int, int, str]:
         if "stream_options" not in self.fields:
-            # Before the last brace: the object has a model, so a comma is right.
             end = text.rindex("}")
             return end, end, ',"stream_options":{"include_usage":true}'
         options = self.fields["stream_options"]

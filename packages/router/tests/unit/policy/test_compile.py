@@ -4,7 +4,9 @@ import errno
 from collections.abc import Mapping
 
 import pytest
-from stratmaster_router.domain.routing import BreakerRule, Provider, Retries, Secret, Timeouts, TlsFiles
+from stratmaster_router.domain.limits import Account, Metric, Window
+from stratmaster_router.domain.money import Price
+from stratmaster_router.domain.routing import BreakerRule, Hop, Provider, Retries, Secret, Timeouts, TlsFiles
 from stratmaster_router.policy.compile import compile_policy, content_hash
 from stratmaster_router.policy.parse import parse
 from stratmaster_router.policy.snapshot import Snapshot
@@ -313,14 +315,95 @@ def test_warnings_name_what_an_operator_should_mend() -> None:
         f"providers.claude: {BRIDGE}; calls to it fail over",
         "providers.spare: no tenant uses this provider",
         "models.gpt-41: no tenant uses this model, did you mean 'gpt-4.1'?",
-        "tenants.acme.limits: limits are parsed but not yet enforced by this version",
-        "tenants.acme.providers.openai.limits: limits are parsed but not yet enforced by this version",
         "tenants.acme: 't' names a task and a model; the task wins",
         "tenants.acme: 'openai/m' is also the whole name of a model, which wins over 'm' at openai",
         "tenants.idle: no provider is enabled, so every request is refused",
         "service_accounts: parsed but not yet honoured by this version",
         "service_accounts.accounts[0].tenants: no tenant is named 'acmee', did you mean 'acme'?",
     )
+
+
+LIMITED = """
+providers:
+  local: {base_url: "http://h"}
+models:
+  own: {input_usd_per_mtok: 0.1, output_usd_per_mtok: 0.000000001}
+tenants:
+  acme:
+    limits: {rpm: 600, max_parallel: 64, budget_usd_month: 300, on_store_outage: local, default_max_tokens: 1000}
+    providers:
+      openai:
+        models: {t: {default: gpt-4.1, fallbacks: [own]}, u: {default: own}}
+        limits: {tpm: 60000, budget_usd_day: 0.5, budget_usd_month: 100.000000001, default_max_tokens: 50}
+      local: {models: {t: {default: own}}}
+      groq: {enabled: false, models: {t: {default: own}}, limits: {rpm: 1}}
+"""
+
+
+def test_hop_carries_every_account_that_applies_its_price_and_its_bound() -> None:
+    """Limits become accounts, money nano-dollars; a hop has the tenant's accounts, then those of its provider."""
+    snapshot = compiled(LIMITED, {"OPENAI_API_KEY": "k"})
+    acme, openai, local = snapshot.tenants["acme"], snapshot.providers["openai"], snapshot.providers["local"]
+    own = (
+        Account("acme", None, Metric.REQUESTS, Window.MINUTE, 600, local=True),
+        Account("acme", None, Metric.PARALLEL, Window.NOW, 64, local=True),
+        Account("acme", None, Metric.USD, Window.MONTH, 300_000_000_000),
+    )
+    theirs = (
+        Account("acme", "openai", Metric.TOKENS, Window.MINUTE, 60_000),
+        Account("acme", "openai", Metric.USD, Window.DAY, 500_000_000),
+        Account("acme", "openai", Metric.USD, Window.MONTH, 100_000_000_001),
+    )
+    price = Price(input=100_000_000, cached_input=100_000_000, output=1)
+    gpt = Price(input=2_000_000_000, cached_input=500_000_000, output=8_000_000_000)
+    assert acme.routes["t"].clean.hops == (
+        Hop(openai, "gpt-4.1", accounts=own + theirs, price=gpt, default_max_tokens=50, budgeted=True),
+        Hop(openai, "own", accounts=own + theirs, price=price, default_max_tokens=50, budgeted=True),
+        Hop(local, "own", accounts=own, price=price, default_max_tokens=1000, budgeted=True),
+    )
+    assert acme.accounts == own + theirs
+
+
+def test_accounts_are_in_one_order_whatever_the_order_of_the_file() -> None:
+    """Requests, tokens, slots, then the money of the day and of the month."""
+    text = """
+    tenants:
+      acme:
+        limits: {budget_usd_month: 2, budget_usd_day: 1, max_parallel: 3, tpm: 4, rpm: 5}
+        providers: {openai: {models: {t: {default: gpt-4.1}}}}
+    """
+    assert compiled(text).tenants["acme"].accounts == (
+        Account("acme", None, Metric.REQUESTS, Window.MINUTE, 5),
+        Account("acme", None, Metric.TOKENS, Window.MINUTE, 4),
+        Account("acme", None, Metric.PARALLEL, Window.NOW, 3),
+        Account("acme", None, Metric.USD, Window.DAY, 1_000_000_000),
+        Account("acme", None, Metric.USD, Window.MONTH, 2_000_000_000),
+    )
+
+
+def test_hops_of_a_provider_share_one_tuple_of_accounts_and_one_hop_a_model() -> None:
+    """A thousand tenants with many tasks hold each account once."""
+    routes = compiled(LIMITED).tenants["acme"].routes
+    first, second, _ = routes["t"].clean.hops
+    assert first.accounts is second.accounts
+    assert routes["u"].clean.hops[0] is second
+
+
+def test_provider_alone_can_have_a_budget() -> None:
+    """A hop is budgeted where a USD account applies to it, and only there; rates alone need no price."""
+    text = """
+    providers: {local: {base_url: "http://h"}}
+    tenants:
+      acme:
+        limits: {rpm: 1}
+        providers:
+          openai: {models: {t: {default: gpt-4.1}}, limits: {budget_usd_day: 1}}
+          local: {models: {t: {default: nobody-knows}}}
+    """
+    assert [
+        (hop.model, hop.budgeted, hop.price is None, hop.default_max_tokens)
+        for hop in compiled(text).tenants["acme"].routes["t"].clean.hops
+    ] == [("gpt-4.1", True, False, 4096), ("nobody-knows", False, True, 4096)]
 
 
 def test_policy_without_tenants_is_valid_and_warns() -> None:

@@ -1,6 +1,7 @@
 """The decision: rules 1 to 5 and 11 of policy.md, on policies small enough to read."""
 
 import pytest
+from stratmaster_router.domain.money import Price
 from stratmaster_router.domain.routing import Considered, Decision, Endpoint, Hop, Principal, Refusal, RequestFacts
 from stratmaster_router.policy.compile import compile_policy
 from stratmaster_router.policy.decide import decide
@@ -43,6 +44,11 @@ tenants:
 """
 
 
+GPT_41 = Price(input=2_000_000_000, cached_input=500_000_000, output=8_000_000_000)
+GPT_4O_MINI = Price(input=150_000_000, cached_input=75_000_000, output=600_000_000)
+PRICES = {"gpt-4.1": GPT_41, "gpt-4o-mini": GPT_4O_MINI, "openai/gpt-4o-mini": GPT_4O_MINI}
+
+
 @pytest.fixture(scope="module")
 def snapshot() -> Snapshot:
     """The policy above, compiled."""
@@ -50,9 +56,9 @@ def snapshot() -> Snapshot:
 
 
 def hop(snapshot: Snapshot, provider: str, model: str) -> Hop:
-    """A hop as tenant acme has it: what it may receive follows from the provider."""
+    """A hop as tenant acme has it: what it may receive follows from the provider, what it costs from the model."""
     raw, limit = {"openai": (False, 2000), "openrouter": (False, None), "local": (True, 10)}[provider]
-    return Hop(snapshot.providers[provider], model, raw, limit)
+    return Hop(snapshot.providers[provider], model, raw, limit, price=PRICES.get(model))
 
 
 def ask(model: str, *, raw_docs: str | None = None, longest_text: int = 0) -> RequestFacts:

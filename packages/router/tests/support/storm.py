@@ -1,0 +1,286 @@
+"""Storms of requests against several routers on one database, counted at the upstream.
+
+    G1  what was billed stays within the cap, always
+    G2  what is recorded is at least what was billed, always
+    G3  once all has settled and nothing was killed, both are equal, and the rest of the cap is free
+"""
+
+import asyncio
+import contextlib
+import json
+import random
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.request import urlopen
+
+import aiohttp
+from stratmaster_router.limits.store import LEASE
+
+from support.processes import COMMAND, MOCK, clean_environ, free_port
+from support.servers import ACME_KEY
+
+CAP_USD = "1.00"
+CAP_NANOUSD = 10**9
+TPM = 100_000
+INPUT_NANOUSD, OUTPUT_NANOUSD = 5_000, 10_000  # a token
+
+POLICY = """
+providers:
+  mock: {{base_url: "{mock}/v1", timeouts: {{first_byte: 20s, idle: 20s, total: 40s}}}}
+models:
+  small: {{input_usd_per_mtok: 5, output_usd_per_mtok: 10}}
+tenants:
+  acme:
+    limits: {{{limits}}}
+    providers:
+      mock: {{models: {{chat: {{default: small}}}}}}
+"""
+HEADERS = {"Authorization": f"Bearer {ACME_KEY}", "X-Tenant-ID": "acme"}
+
+
+class Billed(NamedTuple):
+    """What the upstream counted."""
+
+    input: int
+    output: int
+
+    @property
+    def nanousd(self) -> int:
+        """Its price."""
+        return self.input * INPUT_NANOUSD + self.output * OUTPUT_NANOUSD
+
+
+class Report(NamedTuple):
+    """What came of a storm. Money is in nano-dollars, `seconds` is how long requests could be made."""
+
+    billed: Billed
+    recorded: int
+    presumed: int
+    used: int
+    held: int
+    rows: int
+    statuses: dict[str, int]
+    kills: int
+    seconds: float
+
+    def problems(self) -> list[str]:
+        """Each promise that was broken."""
+        found = []
+        cost = self.billed.nanousd
+        if cost > CAP_NANOUSD:
+            found.append(f"G1: billed {cost} of {CAP_NANOUSD} nano-dollars")
+        tokens = self.billed.input + self.billed.output
+        if tokens > TPM + TPM * self.seconds / 60:
+            found.append(f"G1: billed {tokens} tokens in {self.seconds:.1f} s")
+        if self.recorded < cost:
+            found.append(f"G2: recorded {self.recorded}, billed {cost}")
+        if self.recorded > CAP_NANOUSD:
+            found.append(f"recorded {self.recorded} is over the cap")
+        if self.used != self.recorded or self.held != 0:
+            found.append(f"the account says {self.used} used and {self.held} held, the ledger {self.recorded}")
+        if not self.kills and self.recorded != cost:
+            found.append(f"G3: recorded {self.recorded}, billed {cost}")
+        unknown = set(self.statuses) - {
+            "200",
+            "429 budget_exceeded",
+            "429 tokens_per_minute_exceeded",
+            *(["broken"] if self.kills else []),
+        }
+        if unknown:
+            found.append(f"answers {sorted(unknown)}")
+        return found
+
+
+class Routers:
+    """Router processes on one database, each on a port of its own."""
+
+    def __init__(self, folder: Path, database: str, policy: str, count: int) -> None:
+        self._folder = folder
+        self._database = database
+        (folder / "keys").mkdir()
+        (folder / "keys" / "acme").write_text(ACME_KEY)
+        (folder / "policy.yaml").write_text(policy)
+        self.ports = [free_port() for _ in range(count)]
+        self._running: dict[int, asyncio.subprocess.Process] = {}
+        self.starts = 0
+
+    async def start(self, port: int) -> None:
+        """Start the router of `port` and wait until it answers."""
+        self.starts += 1
+        with (self._folder / f"router-{port}.log").open("ab") as log:
+            self._running[port] = await asyncio.create_subprocess_exec(
+                COMMAND,
+                "serve",
+                "--port",
+                str(port),
+                env=clean_environ(
+                    ROUTER_DATABASE_URL=self._database,
+                    ROUTER_POLICY=str(self._folder / "policy.yaml"),
+                    ROUTER_KEYS_DIR=str(self._folder / "keys"),
+                    ROUTER_ACCESS_LOG="off",
+                ),
+                stdout=log,
+                stderr=log,
+            )
+        async with aiohttp.ClientSession() as session:
+            for _ in range(1000):
+                with contextlib.suppress(aiohttp.ClientError):
+                    async with session.get(f"http://127.0.0.1:{port}/healthz") as response:
+                        if response.status == 200:
+                            return
+                await asyncio.sleep(0.02)
+        raise AssertionError((self._folder / f"router-{port}.log").read_text()[-2000:])
+
+    async def kill(self, port: int) -> None:
+        """End the router of `port` with SIGKILL."""
+        process = self._running.pop(port)
+        process.kill()
+        await process.wait()
+
+    async def stop(self) -> None:
+        """End all with SIGTERM, each with its leases given back; every one must end well."""
+        for process in self._running.values():
+            process.send_signal(signal.SIGTERM)
+        codes = [await process.wait() for process in self._running.values()]
+        self._running.clear()
+        assert codes == [0] * len(codes), codes
+
+
+@contextlib.asynccontextmanager
+async def upstream(folder: Path) -> AsyncIterator[str]:
+    """The mocked provider as a process; its address."""
+    port = free_port()
+    with (folder / "mock.log").open("wb") as log:
+        mock = await asyncio.create_subprocess_exec(sys.executable, str(MOCK), "--port", str(port), stdout=log, stderr=log)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(500):
+            with contextlib.suppress(OSError):
+                urlopen(f"{url}/healthz").close()
+                break
+            await asyncio.sleep(0.02)
+        yield url
+    finally:
+        mock.terminate()
+        await mock.wait()
+
+
+def billed(mock: str) -> Billed:
+    """What the upstream has counted so far."""
+    with urlopen(f"{mock}/mock/requests") as response:
+        totals = json.load(response)["totals"]
+    return Billed(totals["prompt_tokens"], totals["completion_tokens"])
+
+
+@contextlib.asynccontextmanager
+async def routers(
+    folder: Path, database: str, limits: str, count: int = 4
+) -> AsyncIterator[tuple[Routers, str]]:
+    """`count` routers under `limits`, and the address of their upstream."""
+    async with upstream(folder) as mock:
+        running = Routers(folder, database, POLICY.format(mock=mock, limits=limits), count)
+        try:
+            for port in running.ports:
+                await running.start(port)
+            yield running, mock
+        finally:
+            for port in list(running._running):
+                await running.kill(port)
+
+
+async def storm(
+    folder: Path, database: str, *, seed: int, seconds: float, clients: int = 64, kill_every: float | None = None
+) -> Report:
+    """Four processes, each with so many clients, against one budget of a dollar and one bucket of tokens."""
+    chance = random.Random(seed)
+    statuses: Counter[str] = Counter()
+    limits = f"tpm: {TPM}, budget_usd_month: {CAP_USD}"
+    async with routers(folder, database, limits) as (running, mock):
+        began = time.monotonic()
+        end = began + seconds
+        connector = aiohttp.TCPConnector(limit=0)
+        async with aiohttp.ClientSession(connector=connector, headers=HEADERS) as session:
+            tasks = [
+                asyncio.create_task(_client(session, port, random.Random(chance.random()), end, statuses))
+                for port in running.ports
+                for _ in range(clients)
+            ]
+            kills = 0
+            while kill_every is not None and time.monotonic() + kill_every < end:
+                await asyncio.sleep(kill_every)
+                port = chance.choice(running.ports)
+                await running.kill(port)
+                kills += 1
+                await running.start(port)
+            await asyncio.gather(*tasks)
+        elapsed = time.monotonic() - began
+        if kills:
+            # One lease time, and what the survivors need to notice.
+            await asyncio.sleep(LEASE * 2.5)
+        await running.stop()
+        found = billed(mock)
+    recorded, presumed, rows, used, held = await read_books(database)
+    return Report(found, recorded, presumed, used, held, rows, dict(statuses), kills, elapsed)
+
+
+async def _client(
+    session: aiohttp.ClientSession, port: int, chance: random.Random, end: float, statuses: Counter[str]
+) -> None:
+    while time.monotonic() < end:
+        body = request(chance)
+        try:
+            async with session.post(f"http://127.0.0.1:{port}/v1/chat/completions", json=body) as response:
+                answer = await response.read()
+                statuses[_outcome(response.status, answer)] += 1
+                if response.status == 429:
+                    await asyncio.sleep(chance.uniform(0.05, 0.5))
+        except (aiohttp.ClientError, OSError):
+            statuses["broken"] += 1
+            await asyncio.sleep(0.1)
+
+
+def request(chance: random.Random) -> dict[str, Any]:
+    """A request of some random size, streamed or not."""
+    words = " ".join(["word"] * chance.randint(1, 200))
+    return {
+        "model": "chat",
+        "messages": [{"role": "user", "content": words}],
+        "max_tokens": chance.choice([5, 50, 300]),
+        "stream": chance.random() < 0.3,
+    }
+
+
+def _outcome(status: int, answer: bytes) -> str:
+    if status == 200:
+        return "200"
+    try:
+        return f"{status} {json.loads(answer)['error']['code']}"
+    except ValueError:
+        return str(status)
+
+
+async def read_books(database: str) -> tuple[int, int, int, int, int]:
+    """Of the ledger: cost, presumed cost, rows; of the month's budget: used, held."""
+    from sqlalchemy import func, select
+    from stratmaster_router.storage.engine import database_url, make_engine
+    from stratmaster_router.storage.tables import accounts, ledger
+
+    engine = make_engine(database_url(database))
+    try:
+        async with engine.connect() as connection:
+            presumed_cost = select(func.coalesce(func.sum(ledger.c.cost_nanousd), 0)).where(ledger.c.presumed)
+            cost, rows = (
+                await connection.execute(select(func.coalesce(func.sum(ledger.c.cost_nanousd), 0), func.count()))
+            ).one()
+            presumed = (await connection.execute(presumed_cost)).scalar_one()
+            used, held = (
+                await connection.execute(select(accounts.c.used, accounts.c.held).where(accounts.c.window == "month"))
+            ).one()
+    finally:
+        await engine.dispose()
+    return int(cost), int(presumed), rows, used, held
