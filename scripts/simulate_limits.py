@@ -113,7 +113,9 @@ class Fleet:
             at, _, event = heapq.heappop(self.events)
             while at >= end:
                 seen.append(
-                    Second(self.requests, self.refused, self.refused_by_oracle, self.transactions, self.staleness / SECOND)
+                    Second(
+                        self.requests, self.refused, self.refused_by_oracle, self.transactions, self.staleness / SECOND
+                    )
                 )
                 self.requests = self.refused = self.refused_by_oracle = self.transactions = self.staleness = 0
                 end += SECOND

@@ -155,9 +155,7 @@ class LeaseMachine(RuleBasedStateMachine):
             used = truth.used
             if account.window is Window.MINUTE:
                 used, _ = drained(truth.used, truth.since, account.limit, self.now)
-                true, _ = drained(
-                    self.true_used[account.key], self.true_since[account.key], account.limit, self.now
-                )
+                true, _ = drained(self.true_used[account.key], self.true_since[account.key], account.limit, self.now)
             else:
                 true = self.true_used[account.key]
             assert truth.held >= truth.reserved >= 0

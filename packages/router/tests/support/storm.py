@@ -1,8 +1,8 @@
 """Storms of requests against several routers on one database, counted at the upstream.
 
-    G1  what was billed stays within the cap, always
-    G2  what is recorded is at least what was billed, always
-    G3  once all has settled and nothing was killed, both are equal, and the rest of the cap is free
+G1  what was billed stays within the cap, always
+G2  what is recorded is at least what was billed, always
+G3  once all has settled and nothing was killed, both are equal, and the rest of the cap is free
 """
 
 import asyncio
@@ -156,7 +156,9 @@ async def upstream(folder: Path) -> AsyncIterator[str]:
     """The mocked provider as a process; its address."""
     port = free_port()
     with (folder / "mock.log").open("wb") as log:
-        mock = await asyncio.create_subprocess_exec(sys.executable, str(MOCK), "--port", str(port), stdout=log, stderr=log)
+        mock = await asyncio.create_subprocess_exec(
+            sys.executable, str(MOCK), "--port", str(port), stdout=log, stderr=log
+        )
     url = f"http://127.0.0.1:{port}"
     try:
         for _ in range(500):
@@ -178,9 +180,7 @@ def billed(mock: str) -> Billed:
 
 
 @contextlib.asynccontextmanager
-async def routers(
-    folder: Path, database: str, limits: str, count: int = 4
-) -> AsyncIterator[tuple[Routers, str]]:
+async def routers(folder: Path, database: str, limits: str, count: int = 4) -> AsyncIterator[tuple[Routers, str]]:
     """`count` routers under `limits`, and the address of their upstream."""
     async with upstream(folder) as mock:
         running = Routers(folder, database, POLICY.format(mock=mock, limits=limits), count)

@@ -29,9 +29,13 @@ def limit_lines(leases: Iterable[Lease], now: int) -> bytes:
         else:
             limit = lease.account.limit
             name = _NAMES[metric]
-            lines += (
-                b"x-ratelimit-limit-%b: %d\r\nx-ratelimit-remaining-%b: %d\r\nx-ratelimit-reset-%b: %b\r\n"
-                % (name, limit, name, left, name, _duration((limit - left) * 60_000 // limit))
+            lines += b"x-ratelimit-limit-%b: %d\r\nx-ratelimit-remaining-%b: %d\r\nx-ratelimit-reset-%b: %b\r\n" % (
+                name,
+                limit,
+                name,
+                left,
+                name,
+                _duration((limit - left) * 60_000 // limit),
             )
     return lines
 

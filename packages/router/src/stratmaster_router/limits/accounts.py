@@ -26,7 +26,7 @@ _DAY = 86_400 * SECOND
 
 # Within the last sixteenth of the limit nothing is lent ahead of need.
 _NEAR = 16
-# No process is lent more than a quarter of its even part of what is left, so that the parts shrink on the way to the cap.
+# No process is lent more than a quarter of its even part of what is left: the parts shrink on the way to the cap.
 _PART = 4
 # For so long after somebody lacked what slept elsewhere, nothing is lent ahead of need, and holders are told.
 RECALL = 2 * SECOND
@@ -55,8 +55,10 @@ class Lent(Struct):
 
 
 class Share(Struct, frozen=True):
-    """What a process says of one account: what it consumed and gives back since the last time, what of its lease is
-    reserved now, and how much it would like to have ahead of need.
+    """What a process says of one account.
+
+    `consumed` and `returned` are since the last time, `reserved` is what of its lease is bound by requests now, and
+    `wanted` is how much more it would like to have ahead of need.
     """
 
     account: Account

@@ -200,7 +200,7 @@ class Reservation:
         self._output = target
 
     def spend(self, *, output: bool) -> None:
-        """Book what an attempt may have cost whose answer is lost: its input and, with `output`, all that it may say."""
+        """Book what an attempt may have cost whose answer is lost: its input, and with `output` all that is reserved."""
         if self._hop is None:
             return
         if self._input < 0:
@@ -238,7 +238,7 @@ class Reservation:
         self.estimated = self.estimated or estimated
 
     def settle(self, usage: Usage | None, *, estimated: bool = False) -> None:
-        """End the reservation, at what the last hop used; None where its attempt cost nothing. Later calls do nothing."""
+        """End the reservation at what the last hop used; None where that was nothing. Later calls do nothing."""
         if self.settled:
             return
         self.settled = True

@@ -26,6 +26,7 @@ from stratmaster_router.upstream.watch import PhaseExpired, Watch
 from stratmaster_router.wire.answer import BadAnswer, StreamReader, read_answer
 from stratmaster_router.wire.envelope import Envelope, OutputBound
 
+
 class Exposure(Enum):
     """What the attempt under way may cost although its answer has not been read. An error is never billed."""
 
