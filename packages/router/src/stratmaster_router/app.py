@@ -29,9 +29,12 @@ from stratmaster_router.api.openai import OpenAIEndpoint
 from stratmaster_router.api.ops import ops_routes
 from stratmaster_router.auth.keys import KeyFolder
 from stratmaster_router.domain.errors import InvalidRequest, MethodNotAllowed, NotFound, RouterError
+from stratmaster_router.domain.limits import Metric
+from stratmaster_router.domain.money import NANO_DOLLARS
 from stratmaster_router.domain.routing import Endpoint
 from stratmaster_router.gateway.pipeline import Gateway
 from stratmaster_router.gateway.settlement import Recorder, Settlement
+from stratmaster_router.limits.leases import Lease
 from stratmaster_router.limits.limiter import Limiter
 from stratmaster_router.limits.store import StoreUnavailable
 from stratmaster_router.policy.problems import PolicyInvalid
@@ -43,7 +46,7 @@ from stratmaster_router.storage.ledger import prune
 from stratmaster_router.storage.schema import prepare
 from stratmaster_router.telemetry.access_log import AccessLog
 from stratmaster_router.telemetry.logs import configure_logs
-from stratmaster_router.telemetry.metrics import Metrics
+from stratmaster_router.telemetry.metrics import AccountState, Metrics
 from stratmaster_router.upstream.client import Upstreams
 from stratmaster_router.upstream.watch import Watchdog
 
@@ -61,6 +64,7 @@ class Router:
     def __init__(self, settings: Settings) -> None:
         """Raises `PolicyInvalid`, and OSError where a file or folder of the settings cannot be read."""
         self.draining = False
+        self._prepared: bool | None = None
         self._body_timeout = settings.body_timeout
         self._supervisor = os.getppid() if settings.workers > 1 else None
         self._policy = PolicySource(settings.policy, os.environ)
@@ -112,6 +116,7 @@ class Router:
     async def _lifespan(self, _: FastAPI) -> AsyncIterator[dict[str, Any]]:
         self._access_log.start()
         await self._open_database()
+        self._limiter.start()
         self._drain_on_sigterm()
         self._announce()
         refresh = asyncio.create_task(self._refresh())
@@ -142,8 +147,11 @@ class Router:
         try:
             await prepare(self._engine)
         except StoreUnavailable:
-            log.error("the database of limits cannot be reached; what has a limit is refused until it can")
-        self._limiter.start()
+            if self._prepared is None:
+                log.error("the database of limits cannot be reached; what has a limit is refused until it can")
+            self._prepared = False
+        else:
+            self._prepared = True
 
     async def _prune_ledger(self) -> None:
         while self._retention:
@@ -173,14 +181,21 @@ class Router:
             log.warning("no API key is known, so every request is refused; set ROUTER_KEYS_DIR")
 
     def _scrape(self) -> bytes:
-        self._metrics.in_flight = len(self._watchdog)
+        self._gauge()
         return self._metrics.render()
+
+    def _gauge(self) -> None:
+        """Bring up to date what is not counted but looked at."""
+        self._metrics.in_flight = len(self._watchdog)
+        self._metrics.accounts = [_account_state(lease, self._limiter.now()) for lease in self._limiter.leases.seen()]
 
     async def _refresh(self) -> None:
         while True:
             await asyncio.sleep(_REFRESH)
-            self._metrics.in_flight = len(self._watchdog)
+            self._gauge()
             try:
+                if not self._prepared:
+                    await self._open_database()
                 await asyncio.to_thread(self._metrics.share)
                 await self._refresh_policy()
                 if await asyncio.to_thread(self._keys.refresh):
@@ -217,6 +232,22 @@ def create_app() -> Guard:
         # A worker that is started anew while the policy is invalid; the supervisor tries again until it is mended.
         log.error("worker not started: the policy is invalid", problems=[str(problem) for problem in error.problems])
         sys.exit(1)
+
+
+def _account_state(lease: Lease, now: int) -> AccountState:
+    account = lease.account
+    unit = NANO_DOLLARS if account.metric is Metric.USD else 1
+    used = account.limit - lease.room(now)
+    return AccountState(
+        account.tenant,
+        account.provider or "",
+        account.metric.value,
+        account.window.value,
+        account.limit / unit,
+        max(0, used) / unit,
+        max(0, account.limit - used) / unit,
+        lease.seen_at,
+    )
 
 
 def _once(make: Callable[[], dict[str, Any]]) -> Callable[[], dict[str, Any]]:

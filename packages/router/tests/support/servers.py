@@ -123,6 +123,7 @@ def running_router(
         "policy": folder / "policy.yaml",
         "keys_dir": folder / "keys",
         "access_log": str(folder / "access.log"),
+        "database_url": f"sqlite:///{folder}/router.db",
         **settings,
     }
     router = Router(Settings.model_validate(given))

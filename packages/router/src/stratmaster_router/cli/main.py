@@ -2,9 +2,10 @@
 
 import typer
 
-from stratmaster_router.cli import demo, policy, serve
+from stratmaster_router.cli import demo, ledger, policy, serve
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="A policy-enforcing, OpenAI-compatible gateway.")
 app.command("serve")(serve.serve)
 app.command("demo")(demo.demo)
+app.add_typer(ledger.app, name="ledger")
 app.add_typer(policy.app, name="policy")

@@ -1,5 +1,6 @@
 """`stratmaster-router serve`."""
 
+import asyncio
 import contextlib
 import os
 import signal
@@ -15,9 +16,12 @@ from uvicorn.supervisors import Multiprocess
 
 from stratmaster_router.api.protocol import RouterProtocol
 from stratmaster_router.auth.keys import KeyFolder
+from stratmaster_router.limits.store import StoreUnavailable
 from stratmaster_router.policy.problems import PolicyInvalid
 from stratmaster_router.policy.source import PolicySource
 from stratmaster_router.settings import Settings, SettingsInvalid
+from stratmaster_router.storage.engine import DatabaseUrlInvalid, database_url, make_engine
+from stratmaster_router.storage.schema import SchemaTooNew, prepare
 from stratmaster_router.telemetry.access_log import AccessLog
 from stratmaster_router.telemetry.logs import configure_logs
 
@@ -56,6 +60,7 @@ def serve(
     configure_logs(settings.log_level)
     try:
         listener = _listen(settings)
+        asyncio.run(_prepare_database(settings))
         # uvicorn raises the signal again once it has shut down, which must not look like a crash.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
         with contextlib.suppress(KeyboardInterrupt):
@@ -67,8 +72,20 @@ def serve(
         _stop(
             "\n".join(f"{problem}" if problem.path else f"{settings.policy}: {problem}" for problem in error.problems)
         )
+    except (DatabaseUrlInvalid, SchemaTooNew) as error:
+        _stop(f"ROUTER_DATABASE_URL: {error}")
     except OSError as error:
         _stop(f"{error.filename or 'a file'} cannot be used: {error.strerror}")
+
+
+async def _prepare_database(settings: Settings) -> None:
+    """Migrate once, before there are workers. A database that cannot be reached now may be reached later."""
+    engine = make_engine(database_url(settings.database_url))
+    try:
+        with contextlib.suppress(StoreUnavailable):
+            await prepare(engine)
+    finally:
+        await engine.dispose()
 
 
 def _listen(settings: Settings) -> socket.socket:

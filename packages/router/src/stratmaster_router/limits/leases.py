@@ -132,6 +132,10 @@ class Leases:
         lease.free = lease.start = lease.low = 0
         self.touch(lease)
 
+    def seen(self) -> list[Lease]:
+        """The leases whose accounts the database has shown."""
+        return [lease for lease in self._leases.values() if lease.seen_at]
+
     def __iter__(self) -> Iterator[Lease]:
         return iter(list(self._leases.values()))
 

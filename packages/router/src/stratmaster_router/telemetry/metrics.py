@@ -8,7 +8,7 @@ folder that they share, and a scrape adds them up.
 import os
 import threading
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -117,8 +117,21 @@ class Lane:
             output_tokens[0] += usage.output
 
 
+class AccountState(msgspec.Struct, frozen=True):
+    """A limit as a worker last saw it, in requests, tokens, slots or US dollars; `seen` orders what workers saw."""
+
+    tenant: str
+    provider: str
+    metric: str
+    window: str
+    limit: float
+    used: float
+    remaining: float
+    seen: int
+
+
 class Metrics:
-    """All metrics of one worker. `in_flight` is set by its owner before the numbers are read."""
+    """All metrics of one worker. `in_flight` and `accounts` are set by their owner before the numbers are read."""
 
     def __init__(self, folder: Path | None = None) -> None:
         """`folder` is where several workers share their numbers; None where there is only one."""
@@ -126,6 +139,7 @@ class Metrics:
         self._sharing = threading.Lock()
         self._lanes: dict[Labels, Lane] = {}
         self.in_flight = 0
+        self.accounts: list[AccountState] = []
         self.duration = Histogram(
             "litellm_request_duration_seconds", "From a request's head to its answer's last byte.", _LANE, _LATENCY
         )
@@ -181,39 +195,57 @@ class Metrics:
             with self._sharing:
                 file = self._folder / f"{os.getpid()}.metrics"
                 draft = file.with_suffix(".draft")
-                draft.write_bytes(_encode(_Shared(self.in_flight, [list(f.numbers.items()) for f in self._families])))
+                numbers = [list(family.numbers.items()) for family in self._families]
+                draft.write_bytes(_encode(_Shared(self.in_flight, numbers, self.accounts)))
                 draft.rename(file)
 
     def render(self) -> bytes:
         """The Prometheus text format, added up over all workers. Blocking."""
         if self._folder is None:
-            return generate_latest(_Collected(self._metrics([f.numbers for f in self._families], self.in_flight)))
+            numbers = [family.numbers for family in self._families]
+            return generate_latest(_Collected(self._metrics(numbers, self.in_flight, self.accounts)))
         self.share()
         in_flight = 0
         total: list[Numbers] = [{} for _ in self._families]
+        accounts: list[AccountState] = []
         for file in self._folder.glob("*.metrics"):
             shared = _decode(file.read_bytes())
             if Path(f"/proc/{file.stem}").exists():
                 # What a killed worker had under way is gone; what it counted stays.
                 in_flight += shared.in_flight
+                accounts += shared.accounts
             for numbers, worker in zip(total, shared.families, strict=True):
                 for labels, values in worker:
                     known = numbers.get(labels)
                     numbers[labels] = values if known is None else [a + b for a, b in zip(known, values, strict=True)]
-        return generate_latest(_Collected(self._metrics(total, in_flight)))
+        return generate_latest(_Collected(self._metrics(total, in_flight, accounts)))
 
-    def _metrics(self, families: list[Numbers], in_flight: int) -> Iterator[Metric]:
+    def _metrics(self, families: list[Numbers], in_flight: int, accounts: list[AccountState]) -> Iterator[Metric]:
         # Each request has a duration, so the histogram's count is the counter.
         requests: Numbers = {labels: [sum(counts[:-1])] for labels, counts in families[0].items()}
         yield Counter("litellm_requests_total", "Requests, by what answered them.", _LANE).metric(requests)
         for family, numbers in zip(self._families, families, strict=True):
             yield family.metric(numbers)
         yield GaugeMetricFamily("litellm_requests_in_flight", "Requests under way.", value=in_flight)
+        latest = {(a.tenant, a.provider, a.metric, a.window): a for a in sorted(accounts, key=lambda a: a.seen)}
+        for name, text, value in _ACCOUNT_GAUGES:
+            gauge = GaugeMetricFamily(name, text, labels=("tenant", "provider", "metric", "window"))
+            for labels, account in latest.items():
+                gauge.add_metric(labels, value(account))
+            yield gauge
+
+
+_ACCOUNT_GAUGES: tuple[tuple[str, str, Callable[[AccountState], float]], ...] = (
+    ("litellm_account_limit", "The cap: requests, tokens, slots or US dollars.", lambda account: account.limit),
+    ("litellm_account_used", "What is used or reserved of the cap.", lambda account: account.used),
+    ("litellm_account_remaining", "What is left of the cap.", lambda account: account.remaining),
+)
 
 
 class _Shared(msgspec.Struct):
     in_flight: int
     families: list[list[tuple[Labels, list[float]]]]
+    accounts: list[AccountState] = []
 
 
 _encode = msgspec.msgpack.Encoder().encode
