@@ -110,6 +110,7 @@ async def _demo(once: bool, port: int, mock_port: int, mock: Path) -> int:
             **os.environ,
             "ROUTER_KEYS_DIR": str(folder / "keys"),
             "ROUTER_ACCESS_LOG": str(folder / "access.log"),
+            "ROUTER_DATABASE_URL": f"sqlite:///{folder}/router.db",
         }
         environ["ROUTER_LOG_LEVEL"] = "warning"
         serve = [

@@ -120,8 +120,8 @@ class Reservation:
                 self._input = await asyncio.to_thread(input_estimate, body)
             else:
                 self._input = input_estimate(body)
-        if hop.budgeted and self._bound < 0:
-            self._bound = input_bound(self._envelope.fields, self._envelope.body)
+        if hop.budgeted and not self._exact:
+            self._bound = input_bound(self._envelope.body, hop.model)
 
     async def _count(self, hop: Hop) -> bool:
         """Count the input exactly, where the model's tokens are known; whether that makes a difference."""
@@ -130,9 +130,9 @@ class Reservation:
         self._exact = True
         envelope = self._envelope
         if len(envelope.body) >= LONG_BODY // 16:
-            counted = await asyncio.to_thread(request_tokens, envelope.body, envelope.fields, hop.model)
+            counted = await asyncio.to_thread(request_tokens, envelope.body, hop.model)
         else:
-            counted = request_tokens(envelope.body, envelope.fields, hop.model)
+            counted = request_tokens(envelope.body, hop.model)
         if counted is None:
             return False
         self._input = self._bound = counted
@@ -200,7 +200,7 @@ class Reservation:
         self._output = target
 
     def spend(self, *, output: bool) -> None:
-        """Book what an attempt may have cost whose answer is lost: its input, and with `output` all that is reserved."""
+        """Book what an attempt may have cost whose answer is lost: its input, with `output` all that is reserved."""
         if self._hop is None:
             return
         if self._input < 0:
@@ -254,7 +254,7 @@ class Reservation:
         assert hop is not None
         counted = None
         if len(envelope.body) < LONG_BODY:
-            counted = request_tokens(envelope.body, envelope.fields, hop.model)
+            counted = request_tokens(envelope.body, hop.model)
         if counted is None:
             counted = max(self._input, input_estimate(envelope.body))
         return Usage(counted, max(least, answer_tokens(text, hop.model)))

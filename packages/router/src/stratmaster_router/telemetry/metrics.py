@@ -202,8 +202,8 @@ class Metrics:
     def render(self) -> bytes:
         """The Prometheus text format, added up over all workers. Blocking."""
         if self._folder is None:
-            numbers = [family.numbers for family in self._families]
-            return generate_latest(_Collected(self._metrics(numbers, self.in_flight, self.accounts)))
+            own = [family.numbers for family in self._families]
+            return generate_latest(_Collected(self._metrics(own, self.in_flight, self.accounts)))
         self.share()
         in_flight = 0
         total: list[Numbers] = [{} for _ in self._families]

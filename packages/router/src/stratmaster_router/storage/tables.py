@@ -1,0 +1,69 @@
+"""The tables. Times are microseconds since 1970, money is nano-dollars; `migrations` holds how they came about."""
+
+from sqlalchemy import BigInteger, Boolean, Column, Index, Integer, MetaData, String, Table
+
+metadata = MetaData()
+
+# SQLite counts rows by itself only in a column that is exactly INTEGER.
+_ROW_ID = BigInteger().with_variant(Integer, "sqlite")
+
+accounts = Table(
+    "accounts",
+    metadata,
+    Column("key", String, primary_key=True),
+    Column("tenant", String, nullable=False),
+    Column("provider", String),
+    Column("metric", String, nullable=False),
+    Column("window", String, nullable=False),
+    Column("limit", BigInteger, nullable=False),
+    Column("used", BigInteger, nullable=False),
+    Column("since", BigInteger, nullable=False),
+    Column("held", BigInteger, nullable=False),
+    Column("reserved", BigInteger, nullable=False),
+    Column("recalled", BigInteger, nullable=False),
+    Index("accounts_recalled", "recalled"),
+)
+
+processes = Table(
+    "processes",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("number", BigInteger, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+    Column("dead", Boolean, nullable=False),
+)
+
+leases = Table(
+    "leases",
+    metadata,
+    Column("process", String, primary_key=True),
+    Column("key", String, primary_key=True),
+    Column("held", BigInteger, nullable=False),
+    Column("reserved", BigInteger, nullable=False),
+    # What a dead process is presumed to have spent, in the window that began at `presumed_since`.
+    Column("presumed", BigInteger, nullable=False),
+    Column("presumed_since", BigInteger, nullable=False),
+)
+
+ledger = Table(
+    "ledger",
+    metadata,
+    Column("id", _ROW_ID, primary_key=True, autoincrement=True),
+    Column("time", BigInteger, nullable=False),
+    Column("request_id", String, nullable=False),
+    Column("tenant", String, nullable=False),
+    Column("task", String),
+    Column("provider", String),
+    Column("model", String),
+    Column("input_tokens", BigInteger, nullable=False),
+    Column("cached_input_tokens", BigInteger, nullable=False),
+    Column("output_tokens", BigInteger, nullable=False),
+    Column("cost_nanousd", BigInteger),
+    Column("status", Integer, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("policy", String, nullable=False),
+    Column("estimated", Boolean, nullable=False),
+    Column("presumed", Boolean, nullable=False),
+    Index("ledger_time", "time"),
+    Index("ledger_tenant_time", "tenant", "time"),
+)
