@@ -3,10 +3,13 @@
 import contextlib
 import sqlite3
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
+from urllib.parse import quote
 
 from sqlalchemy import URL, BigInteger, event, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import ArgumentError, DatabaseError, DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.expression import FunctionElement
@@ -20,60 +23,101 @@ _DRIVERS = {
     "postgresql": "postgresql+asyncpg",
     "postgresql+asyncpg": "postgresql+asyncpg",
 }
-_LOCK_WITHIN = 5_000  # milliseconds that SQLite waits for another process's transaction
+_LOCK_WITHIN = 5.0  # seconds that SQLite waits for another process's transaction
 _CONNECT_WITHIN = 2.0
 _COMMAND_WITHIN = 5.0
+_REPORT_WITHIN = 300.0  # for who reads a whole ledger
+_MEMORY = ":memory:"
+
+# Of PostgreSQL's classes of errors those that say nothing about the statement: no connection, no permission, no such
+# database, the transaction lost against another, no resources, a lock not had, shut down, the server's own trouble.
+_NOT_ANSWERED = ("08", "28", "3D", "40", "53", "55", "57", "58", "25006")
 
 
 class DatabaseUrlInvalid(Exception):
-    """The setting names no database that could be used."""
+    """The setting names no database that could be used; the message does not repeat it, as it may hold a password."""
 
 
 def database_url(text: str) -> URL:
-    """The address in `text`, with the driver that is used. Raises `DatabaseUrlInvalid`, without the password."""
+    """The address in `text`, with the driver that is used. Raises `DatabaseUrlInvalid`."""
     try:
         url = make_url(text)
-    except ArgumentError:
-        raise DatabaseUrlInvalid("write sqlite:///FILE or postgresql://user:password@host/name") from None
-    driver = _DRIVERS.get(url.drivername)
-    if driver is None or not url.database:
-        raise DatabaseUrlInvalid("write sqlite:///FILE or postgresql://user:password@host/name")
+    except (ArgumentError, ValueError):
+        url = None
+    driver = None if url is None else _DRIVERS.get(url.drivername)
+    if url is None or driver is None or not url.database or url.database == _MEMORY:
+        raise DatabaseUrlInvalid(
+            "not an address of a database; write sqlite:///FILE (an absolute path has four slashes) "
+            "or postgresql://USER:PASSWORD@HOST/NAME"
+        ) from None
     return url.set(drivername=driver)
 
 
-def make_engine(url: URL) -> AsyncEngine:
-    """An engine for `url`; connects when first used."""
+def make_engine(url: URL, *, read_only: bool = False) -> AsyncEngine:
+    """An engine for `url`; connects when first used.
+
+    `read_only`: nothing is created or changed, writers are not kept waiting, and a query may take minutes.
+    """
     if url.drivername.startswith("sqlite"):
-        engine = create_async_engine(url, connect_args={"timeout": _LOCK_WITHIN / 1000})
-        event.listen(engine.sync_engine, "connect", _on_sqlite_connect)
-        event.listen(engine.sync_engine, "begin", _on_sqlite_begin)
+        if read_only:
+            # As a file that must be there: SQLite would make it.
+            url = url.set(database=f"file:{quote(url.database or '')}", query={"uri": "true", "mode": "rw"})
+        engine = create_async_engine(url, connect_args={"timeout": _LOCK_WITHIN})
+        event.listen(engine.sync_engine, "connect", partial(_on_sqlite_connect, read_only))
+        event.listen(engine.sync_engine, "begin", partial(_on_sqlite_begin, read_only))
         return engine
+    return _postgresql(url, read_only=read_only)
+
+
+def _postgresql(url: URL, *, read_only: bool) -> AsyncEngine:
+    # The driver reads the address itself: it knows all that libpq does, `sslmode` and `sslrootcert` among them.
+    address = url.set(drivername="postgresql").render_as_string(hide_password=False)
+    settings = {"application_name": "stratmaster-router"}
+    if read_only:
+        settings["default_transaction_read_only"] = "on"
+
+    async def connect(**_: Any) -> Any:
+        import asyncpg
+
+        return await asyncpg.connect(
+            address,
+            timeout=_CONNECT_WITHIN,
+            command_timeout=_REPORT_WITHIN if read_only else _COMMAND_WITHIN,
+            server_settings=settings,
+        )
+
     return create_async_engine(
-        url,
+        "postgresql+asyncpg://",
+        async_creator=connect,
+        # Rows are locked before they are changed, so nothing stricter is needed, whatever the server's default is.
+        isolation_level="READ COMMITTED",
         pool_size=2,
         max_overflow=2,
         pool_timeout=_CONNECT_WITHIN,
-        connect_args={"timeout": _CONNECT_WITHIN, "command_timeout": _COMMAND_WITHIN},
     )
 
 
-def _on_sqlite_connect(connection: Any, _: Any) -> None:
+def _on_sqlite_connect(read_only: bool, connection: Any, _: Any) -> None:
     # Transactions are begun below, not by the driver, which would begin them too late and only to read.
     connection.isolation_level = None
     cursor = connection.cursor()
-    # A killed process loses nothing in this mode; a machine that loses its power may lose the last commits.
-    for pragma in ("journal_mode = WAL", "synchronous = NORMAL", f"busy_timeout = {_LOCK_WITHIN}"):
-        cursor.execute(f"PRAGMA {pragma}")
+    if read_only:
+        cursor.execute("PRAGMA query_only = ON")
+    else:
+        cursor.execute("PRAGMA journal_mode = WAL")
+        # A killed process loses nothing in this mode; a machine that loses its power may lose the last commits.
+        cursor.execute("PRAGMA synchronous = NORMAL")
     cursor.close()
 
 
-def _on_sqlite_begin(connection: Any) -> None:
-    # Every transaction here writes what it has read: one that began as a reader could not go on as a writer.
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+def _on_sqlite_begin(read_only: bool, connection: Any) -> None:
+    # Every transaction of the router writes what it has read: one that began as a reader could not go on as a writer
+    # once another has written.
+    connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
 
 
 class database_now(FunctionElement[int]):  # noqa: N801  # an SQL function
-    """The database's clock in microseconds since 1970."""
+    """The database's clock in microseconds since 1970; SQLite's has milliseconds."""
 
     type = BigInteger()
     inherit_cache = True
@@ -81,12 +125,14 @@ class database_now(FunctionElement[int]):  # noqa: N801  # an SQL function
 
 @compiles(database_now, "sqlite")
 def _sqlite_now(_element: Any, _compiler: Any, **_: Any) -> str:
-    # A day of 1970 is number 2440587.5; older versions have no unixepoch('subsec').
-    return "CAST((julianday('now') - 2440587.5) * 86400000000.0 AS INTEGER)"
+    # Within one statement 'now' is one moment. %f is SS.SSS.
+    seconds, milliseconds = "strftime('%s', 'now')", "substr(strftime('%f', 'now'), 4)"
+    return f"(CAST({seconds} AS INTEGER) * 1000000 + CAST({milliseconds} AS INTEGER) * 1000)"
 
 
 @compiles(database_now, "postgresql")
 def _postgresql_now(_element: Any, _compiler: Any, **_: Any) -> str:
+    # Not now(), which is when the transaction began: it may have waited for a lock since.
     return "CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000000 AS BIGINT)"
 
 
@@ -96,9 +142,26 @@ async def transaction(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
     try:
         async with engine.begin() as connection:
             yield connection
-    except (OperationalError, InterfaceError, OSError, TimeoutError, sqlite3.OperationalError):
-        raise StoreUnavailable from None
-    except DBAPIError as error:
-        if error.connection_invalidated:
-            raise StoreUnavailable from None
-        raise
+    except Exception as error:
+        if not _unavailable(error):
+            raise
+        # From None: what the libraries say may hold the statement with its values.
+        raise StoreUnavailable(_reason(error)) from None
+
+
+def _unavailable(error: Exception) -> bool:
+    """Whether `error` says that the database could not be asked, rather than that it was asked something wrong."""
+    if isinstance(error, OperationalError | InterfaceError | PoolTimeoutError | OSError | sqlite3.OperationalError):
+        return True  # OSError has TimeoutError among its kinds
+    # What is no database, or a damaged one, gets just this class.
+    if type(error) in (DatabaseError, sqlite3.DatabaseError):
+        return True
+    if not isinstance(error, DBAPIError):
+        return False
+    state = getattr(error.orig, "sqlstate", None) or ""
+    return error.connection_invalidated or state.startswith(_NOT_ANSWERED)
+
+
+def _reason(error: Exception) -> str:
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    return f"{type(cause).__name__}: {cause}"

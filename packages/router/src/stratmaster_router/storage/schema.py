@@ -1,11 +1,9 @@
 """The database's schema: brought to this version's, or refused where it is newer."""
 
 from pathlib import Path
-from typing import Any
 
-from sqlalchemy import Connection, text
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy import Connection, inspect, text
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from stratmaster_router.storage.engine import transaction
 
@@ -25,6 +23,7 @@ async def prepare(engine: AsyncEngine) -> None:
     """Bring the database to `HEAD`. Raises `SchemaTooNew`, `StoreUnavailable`; cheap where there is nothing to do."""
     if await revision(engine) == HEAD:
         return
+    # One transaction: a process that dies in the middle leaves the old schema, and others wait for the outcome.
     async with transaction(engine) as connection:
         if connection.dialect.name == "postgresql":
             # SQLite's transactions exclude each other anyway.
@@ -35,35 +34,30 @@ async def prepare(engine: AsyncEngine) -> None:
 async def revision(engine: AsyncEngine) -> str | None:
     """The revision of the database's schema; None where it is empty. Raises `StoreUnavailable`."""
     async with transaction(engine) as connection:
-        return await _revision(connection)
+        return await connection.run_sync(_revision)
 
 
-async def _revision(connection: AsyncConnection) -> str | None:
-    try:
-        async with connection.begin_nested():
-            found = await connection.execute(text("SELECT version_num FROM alembic_version"))
-            return found.scalar_one_or_none()
-    except DBAPIError as error:
-        if error.connection_invalidated:
-            raise
-        return None  # there is no such table
+def _revision(connection: Connection) -> str | None:
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    found: str | None = connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one_or_none()
+    return found
 
 
 def _upgrade(connection: Connection) -> None:
-    # Only here: a database that is up to date costs no import.
+    # Only here: a database that is up to date costs no import of it, which takes 0.2 s and 13 MB.
     from alembic import command
     from alembic.config import Config
-    from alembic.util import CommandError
+    from alembic.script import ScriptDirectory
 
     config = Config()
-    config.set_main_option("script_location", str(_MIGRATIONS))
-    attributes: dict[str, Any] = config.attributes
-    attributes["connection"] = connection
-    try:
-        command.upgrade(config, "head")
-    except CommandError as error:
-        if "Can't locate revision" not in str(error):
-            raise
+    config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
+    config.attributes["connection"] = connection
+    found = _revision(connection)
+    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
+    if found is not None and found not in known:
         raise SchemaTooNew(
-            "the database was migrated by a newer version of the router; run that version, or restore the database"
-        ) from None
+            f"the database is at revision {found}, which this version does not know: upgrade the router, "
+            f"or restore a copy of the database from before that (this version's is {HEAD})"
+        )
+    command.upgrade(config, "head")

@@ -15,6 +15,7 @@ accounts = Table(
     Column("provider", String),
     Column("metric", String, nullable=False),
     Column("window", String, nullable=False),
+    # As the policy had it when a process last used the account.
     Column("limit", BigInteger, nullable=False),
     Column("used", BigInteger, nullable=False),
     Column("since", BigInteger, nullable=False),
@@ -28,6 +29,7 @@ processes = Table(
     "processes",
     metadata,
     Column("id", String, primary_key=True),
+    # Of its last exchange.
     Column("number", BigInteger, nullable=False),
     Column("expires_at", BigInteger, nullable=False),
     Column("dead", Boolean, nullable=False),

