@@ -42,6 +42,9 @@ tenants:
         models:
           reasoning: {{default: gpt-4.1}}
 """
+# Tokens of the whole request bodies, which is what the router counts where nobody else does.
+UNMETERED_INPUT = 24
+CUT_INPUT = 27
 THREE_WORDS = [{"role": "user", "content": "one two three"}]  # 3 tokens; the answer `echo: one two three` has 4
 
 
@@ -64,7 +67,7 @@ def test_metrics_after_a_known_series_of_calls(mock: Mock, tmp_path: Path) -> No
         chat(router, model="failover")  # 1 in, 2 out, at the second hop
         call(router, "POST", "/v1/embeddings", {"model": "embedding", "input": ["a b", "c"]})  # 3 in, 0 out
         call(router, "POST", "/v1/completions", {"model": "reasoning", "prompt": "a b"})  # 2 in, 3 out
-        chat(router, model="unmetered")  # nobody knows
+        chat(router, model="unmetered")  # the router counts, as OpenAI does
         chat(router, model="lost")
         chat(router, model="rejecting")
         chat(router, model="cut", stream=True)
@@ -97,8 +100,8 @@ def test_metrics_after_a_known_series_of_calls(mock: Mock, tmp_path: Path) -> No
         (*first, "globex"): (3, 4),
         second: (1, 2),
         embedded: (3, 0),
-        unmetered: (0, 0),
-        cut: (0, 0),
+        unmetered: (UNMETERED_INPUT, 3),
+        cut: (CUT_INPUT, 4),
     }
     for lane, (sent, made) in tokens.items():
         expected |= {
@@ -265,6 +268,8 @@ def test_access_lines_are_whole(mock: Mock, tmp_path: Path) -> None:
             "model": "gpt-4.1@chunks=4,gap=40ms,fault=cut,at=3",
             "policy": policy,
             "code": "upstream_stream_truncated",
+            "input_tokens": CUT_INPUT,
+            "output_tokens": 4,
         },
     ]
 

@@ -9,7 +9,7 @@ from stratmaster_router.domain.errors import RouterError
 from stratmaster_router.domain.routing import Refusal
 
 # These look at the error itself for their status or code; `api.errors.wire_error` knows each of them.
-BY_VALUE = {errors.Refused, errors.UpstreamRejected, errors.StreamBroken}
+BY_VALUE = {errors.Refused, errors.UpstreamRejected, errors.StreamBroken, errors.LimitExceeded}
 
 
 def subclasses(base: type[RouterError]) -> set[type[RouterError]]:

@@ -61,12 +61,12 @@ class Postgres:
 
     def execute(self, statement: str, database: str = "postgres") -> None:
         """Execute `statement` by a program of its own, so in no event loop."""
-        psql = [self._programs / "psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", self.url(database)]
+        psql = [str(self._programs / "psql"), "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", self.url(database)]
         subprocess.run([*psql, "-c", statement], check=True, capture_output=True)
 
     def answers(self) -> bool:
         """Whether the server takes connections."""
-        ready = [self._programs / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(self.port)]
+        ready = [str(self._programs / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(self.port)]
         return subprocess.run(ready, check=False).returncode == 0
 
     def make_template(self) -> None:
@@ -100,7 +100,16 @@ def running_postgres() -> Iterator[Postgres]:
     try:
         if _USER is not None:
             shutil.chown(folder, _USER)
-        initdb = [programs / "initdb", "-D", data, "-U", "postgres", "--auth=trust", "--encoding=UTF8", "--locale=C"]
+        initdb = [
+            str(programs / "initdb"),
+            "-D",
+            str(data),
+            "-U",
+            "postgres",
+            "--auth=trust",
+            "--encoding=UTF8",
+            "--locale=C",
+        ]
         made = subprocess.run(
             [*initdb, "--no-sync"], check=False, capture_output=True, text=True, user=_USER, cwd=folder
         )

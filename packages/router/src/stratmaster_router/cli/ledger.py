@@ -2,6 +2,7 @@
 
 import asyncio
 import csv
+import io
 import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -20,13 +21,23 @@ from stratmaster_router.domain.money import NANO_DOLLARS
 from stratmaster_router.limits.store import StoreUnavailable
 from stratmaster_router.settings import Settings, SettingsInvalid
 from stratmaster_router.storage.engine import DatabaseUrlInvalid, database_url, make_engine
-from stratmaster_router.storage.ledger import COLUMNS, rows, summary
+from stratmaster_router.storage.ledger import COLUMNS, Page, Total, rows, summary
 from stratmaster_router.storage.schema import HEAD, revision
 
 app = typer.Typer(help="What was spent, by whom, on what.", no_args_is_help=True)
 
 T = TypeVar("T")
-Page = Sequence[Mapping[str, Any]]
+
+_HEADINGS = {
+    "requests": "requests",
+    "input_tokens": "input",
+    "cached_input_tokens": "cached",
+    "output_tokens": "output",
+    "cost_nanousd": "US dollars",
+    "presumed_nanousd": "presumed",
+    "estimated": "estimated",
+    "unpriced": "unpriced",
+}
 
 
 class Format(StrEnum):
@@ -37,6 +48,13 @@ class Format(StrEnum):
     PARQUET = "parquet"
 
 
+class SummaryFormat(StrEnum):
+    """How sums are written."""
+
+    TABLE = "table"
+    JSON = "json"
+
+
 def _time(text: str) -> datetime:
     try:
         time = datetime.fromisoformat(text)
@@ -45,9 +63,15 @@ def _time(text: str) -> datetime:
     return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
-_Tenant = Annotated[str | None, typer.Option(help="Only this tenant's rows.")]
-_Since = Annotated[datetime | None, typer.Option(parser=_time, help="From this date or time on, UTC.", metavar="TIME")]
-_Until = Annotated[datetime | None, typer.Option(parser=_time, help="Before this date or time, UTC.", metavar="TIME")]
+_Tenant = Annotated[str | None, typer.Option(help="Only this tenant's rows.", show_default=False)]
+_Since = Annotated[
+    datetime | None,
+    typer.Option(parser=_time, help="From this date or time on; UTC unless it says else.", metavar="TIME"),
+]
+_Until = Annotated[
+    datetime | None,
+    typer.Option(parser=_time, help="Before this date or time; UTC unless it says else.", metavar="TIME"),
+]
 
 
 @app.command("summary")
@@ -55,34 +79,36 @@ def show_summary(
     tenant: _Tenant = None,
     since: _Since = None,
     until: _Until = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with money in nano-dollars.")] = False,
+    format_: Annotated[
+        SummaryFormat, typer.Option("--format", help="A table, or JSON with money in nano-dollars.")
+    ] = SummaryFormat.TABLE,
 ) -> None:
     """Requests, tokens and money by tenant, provider and model. A presumed cost is of a process that died."""
     found = _read(lambda engine: summary(engine, tenant, since, until))
-    if as_json:
-        typer.echo(msgspec.json.encode(found).decode())
+    if format_ is SummaryFormat.JSON:
+        typer.echo(msgspec.json.encode(found))
         return
-    table = Table(box=None)
+    table = Table(box=None, show_footer=True)
     for heading in ("tenant", "provider", "model"):
-        table.add_column(heading)
-    sums = ("requests", "input_tokens", "cached_input_tokens", "output_tokens", "cost_nanousd", "presumed_nanousd")
-    for heading in ("requests", "input", "cached", "output", "US dollars", "presumed", "estimated", "unpriced"):
-        table.add_column(heading, justify="right")
-    names = (*sums, "estimated", "unpriced")
-    for row in found:
-        table.add_row(*(row[name] or "–" for name in ("tenant", "provider", "model")), *_cells(row, names))
-    table.add_section()
-    table.add_row("total", "", "", *_cells({name: sum(row[name] for row in found) for name in names}, names))
-    Console(soft_wrap=True).print(table)
+        table.add_column(heading, "total" if heading == "tenant" else "")
+    for name, heading in _HEADINGS.items():
+        table.add_column(heading, _shown(name, sum(getattr(total, name) for total in found)), justify="right")
+    for total in found:
+        names = [name or "–" for name in (total.tenant, total.provider, total.model)]
+        table.add_row(*names, *_cells(total))
+    # Not cut to the width of a terminal: these are figures.
+    Console(width=max(80, Console().measure(table).maximum), markup=False, highlight=False).print(table)
 
 
-def _cells(row: Mapping[str, int], names: Sequence[str]) -> list[str]:
-    return [_dollars(row[name]) if name.endswith("_nanousd") else str(row[name]) for name in names]
+def _cells(total: Total) -> list[str]:
+    return [_shown(name, getattr(total, name)) for name in _HEADINGS]
 
 
-def _dollars(nanousd: int) -> str:
-    whole, part = divmod(abs(nanousd), NANO_DOLLARS)
-    return f"{'-' if nanousd < 0 else ''}{whole}.{part:09d}"
+def _shown(name: str, value: int) -> str:
+    if not name.endswith("_nanousd"):
+        return str(value)
+    whole, part = divmod(abs(value), NANO_DOLLARS)
+    return f"{'-' if value < 0 else ''}{whole}.{part:09d}"
 
 
 @app.command()
@@ -91,9 +117,9 @@ def export(
     tenant: _Tenant = None,
     since: _Since = None,
     until: _Until = None,
-    output: Annotated[Path | None, typer.Option(help="A file instead of standard output.")] = None,
+    output: Annotated[Path | None, typer.Option(help="A file instead of standard output.", show_default=False)] = None,
 ) -> None:
-    """Every row, in the order in which it was written."""
+    """Every row, in the order of time; money in nano-dollars."""
 
     async def run(engine: AsyncEngine) -> None:
         pages = rows(engine, tenant, since, until)
@@ -114,46 +140,35 @@ def export(
 
 
 async def _write_csv(pages: AsyncIterator[Page], file: IO[bytes]) -> None:
-    def line(values: Sequence[Any]) -> bytes:
-        writer = csv.writer(lines := _Lines())
-        writer.writerow(values)
-        return lines.text.encode()
-
-    file.write(line(COLUMNS))
+    file.write(_csv([COLUMNS]))
     async for page in pages:
-        for row in page:
-            file.write(line([_plain(name, row[name]) for name in COLUMNS]))
+        # All else is a number or a text: None becomes nothing.
+        file.write(_csv([[_rfc3339(time), *rest, _boolean(e), _boolean(p)] for time, *rest, e, p in page]))
 
 
-class _Lines:
-    """What a csv writer has written last."""
-
-    def __init__(self) -> None:
-        self.text = ""
-
-    def write(self, text: str) -> None:
-        self.text = text
+def _csv(lines: Sequence[Sequence[Any]]) -> bytes:
+    written = io.StringIO()
+    csv.writer(written).writerows(lines)
+    return written.getvalue().encode()
 
 
-def _plain(name: str, value: Any) -> Any:
-    if name == "time":
-        return _shown_time(value)
-    return str(value).lower() if isinstance(value, bool) else value
+def _boolean(value: bool) -> str:
+    return "true" if value else "false"
 
 
-def _shown_time(microseconds: int) -> str:
+def _rfc3339(microseconds: int) -> str:
     seconds, rest = divmod(microseconds, 1_000_000)
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{rest:06d}Z"
 
 
 async def _write_jsonl(pages: AsyncIterator[Page], file: IO[bytes]) -> None:
-    encode = msgspec.json.Encoder().encode
+    encode = msgspec.json.Encoder().encode_lines
     async for page in pages:
-        for row in page:
-            file.write(encode({**{name: row[name] for name in COLUMNS}, "time": _shown_time(row["time"])}) + b"\n")
+        file.write(encode([dict(zip(COLUMNS, (_rfc3339(time), *rest), strict=True)) for time, *rest in page]))
 
 
 async def _write_parquet(pages: AsyncIterator[Page], file: IO[bytes]) -> None:
+    # Only here: it takes 0.3 s and 50 MB.
     import pyarrow as pa
     from pyarrow import parquet
 
@@ -162,7 +177,10 @@ async def _write_parquet(pages: AsyncIterator[Page], file: IO[bytes]) -> None:
     schema = pa.schema([(name, pa.string() if name in texts else kinds.get(name, pa.int64())) for name in COLUMNS])
     with parquet.ParquetWriter(file, schema) as writer:
         async for page in pages:
-            writer.write_table(pa.Table.from_pylist([dict(row) for row in page], schema=schema))
+            columns = [
+                pa.array(values, kind) for values, kind in zip(zip(*page, strict=True), schema.types, strict=True)
+            ]
+            writer.write_table(pa.Table.from_arrays(columns, schema=schema))
 
 
 _WRITERS: Mapping[Format, Callable[[AsyncIterator[Page], IO[bytes]], Awaitable[None]]] = {
@@ -175,27 +193,36 @@ _WRITERS: Mapping[Format, Callable[[AsyncIterator[Page], IO[bytes]], Awaitable[N
 def _read(work: Callable[[AsyncEngine], Awaitable[T]]) -> T:
     """Do `work` on the database, which must be there and of this version."""
     try:
-        settings = Settings.from_environ(os.environ)
-        url = database_url(settings.database_url)
-    except (SettingsInvalid, DatabaseUrlInvalid) as error:
+        url = database_url(Settings.from_environ(os.environ).database_url)
+    except SettingsInvalid as error:
         _stop(str(error))
+    except DatabaseUrlInvalid as error:
+        _stop(f"ROUTER_DATABASE_URL: {error}")
     if url.drivername.startswith("sqlite") and not Path(url.database or "").is_file():
         _stop(f"there is no database at {url.database}: set ROUTER_DATABASE_URL to the router's")
 
     async def run() -> T:
-        engine = make_engine(url)
+        engine = make_engine(url, read_only=True)
         try:
-            found = await revision(engine)
-            if found != HEAD:
-                _stop(f"the database has schema {found or 'none'}, and this version reads {HEAD}: run its own version")
+            _check(await revision(engine))
             return await work(engine)
         finally:
             await engine.dispose()
 
     try:
         return asyncio.run(run())
-    except StoreUnavailable:
-        _stop("the database cannot be reached: see ROUTER_DATABASE_URL")
+    except StoreUnavailable as error:
+        _stop(f"the database of ROUTER_DATABASE_URL cannot be read: {error}")
+
+
+def _check(found: str | None) -> None:
+    if found is None:
+        _stop("the database of ROUTER_DATABASE_URL has no ledger: no router has used it yet")
+    if found != HEAD:
+        _stop(
+            f"the database is at revision {found}, and this version reads {HEAD}: use the version that serves from it "
+            "(an older database is brought up to date by `serve`)"
+        )
 
 
 def _stop(message: str) -> NoReturn:

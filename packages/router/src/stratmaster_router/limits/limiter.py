@@ -68,7 +68,7 @@ class Limiter:
         self._unanswered: Batch | None = None
         self._offset = time.time_ns() // 1000 - time.monotonic_ns() // 1000
         self._burst = _BURST
-        self._last = self._reaped = time.monotonic()
+        self._last = self._turn = self._reaped = time.monotonic()
         self._expired = 0.0
         self._answered = time.monotonic() - LEASE
         self._down_since: float | None = None
@@ -216,8 +216,9 @@ class Limiter:
         pause = _RETRY if self.down else INTERVAL
         while not self._closing:
             now = time.monotonic()
-            left = self._last + pause - now
+            left = self._turn + pause - now
             if left <= 0:
+                self._turn = now
                 return
             if self._wake.is_set():
                 self._wake.clear()
@@ -232,7 +233,7 @@ class Limiter:
     async def _exchange(self, waiting: Sequence[_Waiting], *, interval: bool = True) -> None:
         began = time.monotonic()
         self._burst = min(_BURST, self._burst + (began - self._last) / INTERVAL - 1) if interval else self._burst
-        self._last = began
+        self._last = self._turn = began
         asks = [each.needs for each in waiting]
         if self._unanswered is not None:
             batch, asks, waiting = self._unanswered, [], []

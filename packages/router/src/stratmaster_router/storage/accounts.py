@@ -1,294 +1,180 @@
 """The truth of accounts in the database: `limits.store.LimitStore` over SQLAlchemy."""
 
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import msgspec
-from sqlalchemy import ColumnElement, Row, bindparam, delete, func, insert, select, update
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import BigInteger, ColumnElement, and_, bindparam, delete, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from stratmaster_router.domain.ledger import LedgerRow
-from stratmaster_router.domain.limits import Account, Metric, Window
+from stratmaster_router.domain.limits import Account
 from stratmaster_router.limits.accounts import (
     RECALL,
     SECOND,
     Batch,
-    Lent,
     Outcome,
-    Truth,
+    Share,
     View,
     exchange,
     presume,
     unpresume,
 )
-from stratmaster_router.limits.store import LEASE
+from stratmaster_router.limits.store import LEASE, StoreUnavailable
+from stratmaster_router.storage.books import Books, Entry, insert_or_nothing
 from stratmaster_router.storage.engine import database_now, transaction
-from stratmaster_router.storage.tables import accounts, leases, ledger, processes
+from stratmaster_router.storage.presumed import presumed_rows, reversing_rows
+from stratmaster_router.storage.tables import accounts, leases, processes
 
 _LEASE = int(LEASE * SECOND)
 # The dead are remembered for so long, in case one of them lives.
 _REMEMBERED = 3600 * SECOND
 
-_TRUTH = (accounts.c.used, accounts.c.since, accounts.c.held, accounts.c.reserved, accounts.c.recalled)
-_save_truth = (
-    update(accounts)
-    .where(accounts.c.key == bindparam("k"))
-    .values({column.name: bindparam(f"v_{column.name}") for column in (*_TRUTH, accounts.c.limit)})
+_this = processes.c.id == bindparam("of_process")
+_leased = leases.c.process == bindparam("of_process")
+_renew = (
+    update(processes).where(_this).values(number=bindparam("to_number"), expires_at=bindparam("to_expire"), dead=False)
 )
-_save_lent = (
-    update(leases)
-    .where(leases.c.process == bindparam("p"), leases.c.key == bindparam("k"))
-    .values(held=bindparam("v_held"), reserved=bindparam("v_reserved"))
-)
-_insert_rows = insert(ledger)
+_bury = update(processes).where(_this).values(dead=True)
+_forget = delete(processes).where(_this)
+_forget_leases = delete(leases).where(_leased)
+_holding = select(leases.c.key).where(_leased, or_(leases.c.held != 0, leases.c.reserved != 0))
+_presumed = select(leases.c.key).where(_leased, leases.c.presumed > 0)
+_recalled = select(accounts.c.key).where(accounts.c.recalled > bindparam("after"))
 
 
 class AccountStore:
     """Accounts, leases and ledger in the database behind `engine`."""
 
-    def __init__(self, engine: AsyncEngine, clock: ColumnElement[int] | None = None) -> None:
-        """`clock` is the SQL expression of the time in microseconds; by default the database's own."""
+    def __init__(self, engine: AsyncEngine, clock: ColumnElement[int] | Callable[[], int] | None = None) -> None:
+        """`clock` gives the time in microseconds: an SQL expression or a function; by default the database's own."""
         self._engine = engine
-        self._clock = database_now() if clock is None else clock
-        self._insert = sqlite.insert if engine.dialect.name == "sqlite" else postgresql.insert
+        self._books = Books(engine.dialect)
+        self._enrol = insert_or_nothing(engine.dialect, processes)
+        if clock is None:
+            clock = database_now()
+        now = clock if isinstance(clock, ColumnElement) else bindparam("now", type_=BigInteger(), callable_=clock)
+        living = select(func.count()).select_from(processes).where(~processes.c.dead).scalar_subquery()
+        self._now = select(now, living)
+        self._process = select(now, living, processes.c.number, processes.c.dead).where(_this).with_for_update()
+        expired = and_(~processes.c.dead, processes.c.expires_at < now)
+        forgotten = and_(processes.c.dead, processes.c.expires_at < now - _REMEMBERED)
+        self._overdue = (
+            select(now, processes.c.id, processes.c.dead)
+            .where(or_(expired, forgotten))
+            .order_by(processes.c.expires_at)
+            .limit(1)
+            .with_for_update(skip_locked=True)
+        )
 
     async def exchange(self, batch: Batch) -> Outcome:
         """Apply a batch in one transaction, and renew its process's lease. Raises `StoreUnavailable`."""
+        new = {share.account.key: share.account for share in batch.shares}
         async with transaction(self._engine) as connection:
-            now, live, known = await self._process(connection, batch.process)
-            if known is not None and not known.dead and batch.number <= known.number:
-                return await self._replay(connection, batch, now, live)
-            lost = known.dead if known is not None else batch.number > 1
-            await self._renew(connection, batch, now)
-            if known is None or known.dead:
-                live += 1
+            now, living, number, dead = await self._look(connection, batch.process)
+            repeated = number is not None and batch.number <= number
+            lost = dead or (number is None and batch.number > 1)
+            living += number is None or dead
+            await self._renew(connection, batch, now, known=number is not None)
+            keys = {*new}
             if lost:
-                await self._revive(connection, batch.process, now)
-            truths, lents = await self._load(connection, batch)
-            before = {
-                key: (msgspec.structs.astuple(truth), msgspec.structs.astuple(lents[key]))
-                for key, truth in truths.items()
-            }
-            lacking = exchange(batch, truths, lents, live, now)
-            await self._save(connection, batch, truths, lents, before)
-            await _write(connection, batch.rows, now)
-            recalled = await self._recalled(connection, now)
-        return Outcome(now, live, _views(batch, truths, lents), lacking, recalled, lost)
+                keys.update((await connection.execute(_presumed, {"of_process": batch.process})).scalars())
+            entries = await self._books.load(connection, batch.process, keys, new)
+            lacking: tuple[str | None, ...] = tuple([needs[0][0] for needs in batch.asks])
+            if not repeated:
+                lacking = await self._apply(connection, batch, entries, living, now)
+            elif lost:
+                await self._apply(connection, _under_way(batch), entries, living, now)
+            recalled = tuple((await connection.execute(_recalled, {"after": now - RECALL})).scalars())
+        self._books.remember(new)
+        views = {key: _view(entries[key]) for key in new}
+        return Outcome(now, living, views, lacking, recalled, lost, repeated)
 
-    async def _process(self, connection: AsyncConnection, process: str) -> tuple[int, int, Row[int, bool] | None]:
-        """The time, how many processes live, and what is known of `process`, which is locked."""
-        alive = select(func.count()).select_from(processes).where(~processes.c.dead).scalar_subquery()
-        now, live = (await connection.execute(select(self._clock, alive))).one()
-        one = select(processes.c.number, processes.c.dead).where(processes.c.id == process).with_for_update()
-        return int(now), int(live), (await connection.execute(one)).one_or_none()
+    async def _apply(
+        self, connection: AsyncConnection, batch: Batch, entries: dict[str, Entry], living: int, now: int
+    ) -> tuple[str | None, ...]:
+        reversing = reversing_rows(batch.process, _take_back(entries, now))
+        truths = {key: entry.truth for key, entry in entries.items()}
+        lents = {key: entry.lent for key, entry in entries.items()}
+        lacking = exchange(batch, truths, lents, living, now)
+        await self._books.save(connection, batch.process, entries)
+        await self._books.record(connection, [*reversing, *batch.rows], now)
+        return lacking
 
-    async def _renew(self, connection: AsyncConnection, batch: Batch, now: int) -> None:
-        values = {"id": batch.process, "number": batch.number, "expires_at": now + _LEASE, "dead": False}
-        upsert = self._insert(processes).values(values)
-        await connection.execute(upsert.on_conflict_do_update(index_elements=["id"], set_=values))
+    async def _look(self, connection: AsyncConnection, process: str) -> tuple[int, int, int | None, bool]:
+        """The time, how many processes live, and of `process`, which is locked, its last number and whether it died."""
+        found: Any = (await connection.execute(self._process, {"of_process": process})).one_or_none()
+        if found is None:
+            now, living = (await connection.execute(self._now)).one()
+            return now, living, None, False
+        now, living, number, dead = found
+        return now, living, number, dead
 
-    async def _load(self, connection: AsyncConnection, batch: Batch) -> tuple[dict[str, Truth], dict[str, Lent]]:
-        """The accounts of `batch`, locked in the order of their keys, and what its process was lent of each."""
-        shares = {share.account.key: share.account for share in batch.shares}
-        if not shares:
-            return {}, {}
-        keys = sorted(shares)
-        wanted = (
-            select(accounts.c.key, *_TRUTH).where(accounts.c.key.in_(keys)).order_by(accounts.c.key).with_for_update()
-        )
-        found = (await connection.execute(wanted)).all()
-        if len(found) < len(keys):
-            have = {row.key for row in found}
-            fresh = [_new_account(shares[key]) for key in keys if key not in have]
-            await connection.execute(self._insert(accounts).on_conflict_do_nothing(), fresh)
-            found = (await connection.execute(wanted)).all()
-        truths = {row[0]: Truth(*row[1:]) for row in found}
-        mine = select(leases.c.key, leases.c.held, leases.c.reserved).where(
-            leases.c.process == batch.process, leases.c.key.in_(keys)
-        )
-        lents = {row[0]: Lent(*row[1:]) for row in (await connection.execute(mine)).all()}
-        missing = [_new_lease(batch.process, key) for key in keys if key not in lents]
-        if missing:
-            await connection.execute(insert(leases), missing)
-            lents.update({row["key"]: Lent() for row in missing})
-        return truths, lents
-
-    async def _save(
-        self,
-        connection: AsyncConnection,
-        batch: Batch,
-        truths: dict[str, Truth],
-        lents: dict[str, Lent],
-        before: dict[str, tuple[tuple[Any, ...], tuple[Any, ...]]],
-    ) -> None:
-        limits = {share.account.key: share.account.limit for share in batch.shares}
-        changed = [
-            {
-                "k": key,
-                "v_limit": limits[key],
-                **{f"v_{name}": value for name, value in msgspec.structs.asdict(truth).items()},
-            }
-            for key, truth in truths.items()
-            if msgspec.structs.astuple(truth) != before[key][0]
-        ]
-        if changed:
-            await connection.execute(_save_truth, changed)
-        moved = [
-            {"p": batch.process, "k": key, "v_held": lent.held, "v_reserved": lent.reserved}
-            for key, lent in lents.items()
-            if msgspec.structs.astuple(lent) != before[key][1]
-        ]
-        if moved:
-            await connection.execute(_save_lent, moved)
-
-    async def _recalled(self, connection: AsyncConnection, now: int) -> tuple[str, ...]:
-        found = await connection.execute(select(accounts.c.key).where(accounts.c.recalled > now - RECALL))
-        return tuple(found.scalars())
-
-    async def _replay(self, connection: AsyncConnection, batch: Batch, now: int, live: int) -> Outcome:
-        """What the first application of `batch` has led to."""
-        truths, lents = await self._load(connection, batch)
-        lacking = tuple([needs[0][0] for needs in batch.asks])
-        return Outcome(now, live, _views(batch, truths, lents), lacking, replayed=True)
-
-    async def _revive(self, connection: AsyncConnection, process: str, now: int) -> None:
-        """Take back what was presumed of `process`: it lives, and reports itself what it spent."""
-        presumed = select(leases.c.key, leases.c.presumed, leases.c.presumed_since).where(
-            leases.c.process == process, leases.c.presumed > 0
-        )
-        found = {row.key: row for row in (await connection.execute(presumed)).all()}
-        for account, truth in await self._lock(connection, found):
-            row = found[account.key]
-            unpresume(truth, row.presumed, row.presumed_since, account, now)
-            await self._store(connection, account.key, truth)
-        await connection.execute(
-            update(leases).where(leases.c.process == process).values(held=0, reserved=0, presumed=0, presumed_since=0)
-        )
-        booked = (
-            select(ledger.c.tenant, ledger.c.provider, func.sum(ledger.c.cost_nanousd))
-            .where(ledger.c.presumed, ledger.c.request_id == _presumed_id(process))
-            .group_by(ledger.c.tenant, ledger.c.provider)
-        )
-        rows = [
-            _presumed_row(process, tenant, provider, -int(cost))
-            for tenant, provider, cost in (await connection.execute(booked)).all()
-            if cost
-        ]
-        await _write(connection, rows, now)
+    async def _renew(self, connection: AsyncConnection, batch: Batch, now: int, *, known: bool) -> None:
+        if known:
+            row = {"of_process": batch.process, "to_number": batch.number, "to_expire": now + _LEASE}
+            await connection.execute(_renew, row)
+        else:
+            row = {"id": batch.process, "number": batch.number, "expires_at": now + _LEASE, "dead": False}
+            if not (await connection.execute(self._enrol, row)).rowcount:
+                raise StoreUnavailable("this batch is just being applied, by an exchange that was given up")
 
     async def reap(self) -> int:
-        """Book what processes held whose lease has run out; how many died. Raises `StoreUnavailable`."""
-        async with transaction(self._engine) as connection:
-            now = int((await connection.execute(select(self._clock))).scalar_one())
-            expired = (
-                select(processes.c.id)
-                .where(~processes.c.dead, processes.c.expires_at < now)
-                .with_for_update(skip_locked=True)
-            )
-            dead = list((await connection.execute(expired)).scalars())
-            for process in dead:
-                await self._bury(connection, process, now)
-            old = select(processes.c.id).where(processes.c.dead, processes.c.expires_at < now - _REMEMBERED)
-            await connection.execute(delete(leases).where(leases.c.process.in_(old)))
-            await connection.execute(
-                delete(processes).where(processes.c.dead, processes.c.expires_at < now - _REMEMBERED)
-            )
-        return len(dead)
+        """Book what processes held whose lease has run out; how many died. Raises `StoreUnavailable`.
+
+        A transaction for each, so that the accounts of one are not kept from others for longer than that takes.
+        """
+        died = 0
+        while True:
+            async with transaction(self._engine) as connection:
+                overdue: Any = (await connection.execute(self._overdue)).one_or_none()
+                if overdue is None:
+                    return died
+                now, process, dead = overdue
+                if dead:
+                    await self._forget(connection, process)
+                else:
+                    await self._bury(connection, process, now)
+                    died += 1
 
     async def _bury(self, connection: AsyncConnection, process: str, now: int) -> None:
-        held = select(leases.c.key, leases.c.held, leases.c.reserved).where(leases.c.process == process)
-        found = {row.key: Lent(row.held, row.reserved) for row in (await connection.execute(held)).all()}
-        spent: list[tuple[Account, int]] = []
-        for account, truth in await self._lock(connection, found):
-            presumed = presume(truth, found[account.key], account, now)
-            await self._store(connection, account.key, truth)
-            await connection.execute(
-                update(leases)
-                .where(leases.c.process == process, leases.c.key == account.key)
-                .values(held=0, reserved=0, presumed=presumed, presumed_since=truth.since)
-            )
-            spent.append((account, presumed))
-        await connection.execute(update(processes).where(processes.c.id == process).values(dead=True))
-        await _write(connection, _presumed_rows(process, spent), now)
+        keys = (await connection.execute(_holding, {"of_process": process})).scalars()
+        entries = await self._books.load(connection, process, keys, {})
+        for entry in entries.values():
+            entry.presumed = presume(entry.truth, entry.lent, entry.account, now)
+            entry.presumed_since = entry.truth.since
+        await self._books.save(connection, process, entries)
+        spent = [(entry.account, entry.presumed) for entry in entries.values()]
+        await self._books.record(connection, presumed_rows(process, spent), now)
+        await connection.execute(_bury, {"of_process": process})
 
-    async def _lock(self, connection: AsyncConnection, keys: Iterable[str]) -> list[tuple[Account, Truth]]:
-        """The accounts with `keys`, locked in their order."""
-        wanted = select(accounts).where(accounts.c.key.in_(sorted(keys))).order_by(accounts.c.key).with_for_update()
-        return [
-            (
-                Account(row.tenant, row.provider, Metric(row.metric), Window(row.window), row.limit),
-                Truth(row.used, row.since, row.held, row.reserved, row.recalled),
-            )
-            for row in (await connection.execute(wanted)).all()
-        ]
-
-    async def _store(self, connection: AsyncConnection, key: str, truth: Truth) -> None:
-        await connection.execute(update(accounts).where(accounts.c.key == key).values(msgspec.structs.asdict(truth)))
+    async def _forget(self, connection: AsyncConnection, process: str) -> None:
+        await connection.execute(_forget_leases, {"of_process": process})
+        await connection.execute(_forget, {"of_process": process})
 
     async def leave(self, process: str) -> None:
         """Forget `process`; if it still holds something, its lease runs out instead. Raises `StoreUnavailable`."""
         async with transaction(self._engine) as connection:
-            holds = select(func.count()).where(leases.c.process == process, leases.c.held > 0)
-            if not (await connection.execute(holds)).scalar_one():
-                await connection.execute(delete(leases).where(leases.c.process == process))
-                await connection.execute(delete(processes).where(processes.c.id == process))
+            await self._look(connection, process)
+            if (await connection.execute(_holding, {"of_process": process})).first() is None:
+                await self._forget(connection, process)
 
 
-def _views(batch: Batch, truths: dict[str, Truth], lents: dict[str, Lent]) -> dict[str, View]:
-    views = {}
-    for share in batch.shares:
-        key = share.account.key
-        truth, lent = truths[key], lents[key]
-        views[key] = View(truth.used, truth.since, truth.held, truth.reserved, truth.recalled, lent)
-    return views
+def _under_way(batch: Batch) -> Batch:
+    """What is left to apply of a batch that was applied before its process was taken for dead: what is under way."""
+    shares = tuple([Share(share.account, reserved=share.reserved) for share in batch.shares])
+    return Batch(batch.process, batch.number, shares)
 
 
-async def _write(connection: AsyncConnection, rows: Sequence[LedgerRow], now: int) -> None:
-    if rows:
-        await connection.execute(_insert_rows, [{"time": now, **msgspec.structs.asdict(row)} for row in rows])
+def _take_back(entries: Mapping[str, Entry], now: int) -> list[tuple[Account, int]]:
+    """Take back what was presumed of a process that lives: it reports by itself what it has spent. What that was."""
+    taken = []
+    for entry in entries.values():
+        if entry.presumed:
+            unpresume(entry.truth, entry.presumed, entry.presumed_since, entry.account, now)
+            taken.append((entry.account, entry.presumed))
+            entry.presumed = entry.presumed_since = 0
+    return taken
 
 
-def _new_account(account: Account) -> dict[str, Any]:
-    return {
-        "key": account.key,
-        "tenant": account.tenant,
-        "provider": account.provider,
-        "metric": account.metric.value,
-        "window": account.window.value,
-        "limit": account.limit,
-        **msgspec.structs.asdict(Truth()),
-    }
-
-
-def _new_lease(process: str, key: str) -> dict[str, Any]:
-    return {"process": process, "key": key, "held": 0, "reserved": 0, "presumed": 0, "presumed_since": 0}
-
-
-def _presumed_id(process: str) -> str:
-    return f"presumed:{process}"
-
-
-def _presumed_row(process: str, tenant: str, provider: str | None, cost: int) -> LedgerRow:
-    return LedgerRow(_presumed_id(process), tenant, None, provider, None, 0, 0, 0, cost, 0, 0, "", presumed=True)
-
-
-def _presumed_rows(process: str, spent: Iterable[tuple[Account, int]]) -> list[LedgerRow]:
-    """What each tenant may have spent: the same money is in its own budgets and in those of its providers."""
-    own: dict[str, int] = defaultdict(int)
-    at: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
-    for account, presumed in spent:
-        if account.provider is None:
-            own[account.tenant] = max(own[account.tenant], presumed)
-        else:
-            by_provider = at[account.tenant]
-            by_provider[account.provider] = max(by_provider[account.provider], presumed)
-    rows = []
-    for tenant in sorted({*own, *at}):
-        costs = dict(at[tenant])
-        if own[tenant] >= sum(costs.values()):
-            rows.append(_presumed_row(process, tenant, None, own[tenant]))
-        else:
-            rows += [_presumed_row(process, tenant, provider, cost) for provider, cost in sorted(costs.items())]
-    return [row for row in rows if row.cost_nanousd]
+def _view(entry: Entry) -> View:
+    truth = entry.truth
+    return View(truth.used, truth.since, truth.held, truth.reserved, truth.recalled, entry.lent)

@@ -1,81 +1,128 @@
 """Reading the ledger, and forgetting what is too old."""
 
-from collections.abc import AsyncIterator, Mapping
-from datetime import datetime
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Select, case, delete, func, select
+from msgspec import Struct
+from sqlalchemy import ColumnElement, case, delete, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from stratmaster_router.storage.engine import transaction
 from stratmaster_router.storage.tables import ledger
 
 _PAGE = 10_000
+_PRUNED = 2_000  # rows in one transaction: some 10 ms
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
 COLUMNS = tuple(column.name for column in ledger.columns if column.name != "id")
 """The ledger's columns, in the order of an export."""
 
-
-def _chosen(query: Select[Any], tenant: str | None, since: datetime | None, until: datetime | None) -> Select[Any]:
-    if tenant is not None:
-        query = query.where(ledger.c.tenant == tenant)
-    if since is not None:
-        query = query.where(ledger.c.time >= _microseconds(since))
-    if until is not None:
-        query = query.where(ledger.c.time < _microseconds(until))
-    return query
+Page = Sequence[Sequence[Any]]
+"""Some rows, each with its values in the order of `COLUMNS`."""
 
 
-def _microseconds(time: datetime) -> int:
-    return round(time.timestamp() * 1_000_000)
+class Total(Struct, frozen=True):
+    """What a tenant has used of one model at one provider; money in nano-dollars.
+
+    `cost_nanousd` has `presumed_nanousd` in it, which is what processes that died may have spent. Rows of those are no
+    requests. `estimated` are the requests whose tokens were counted here, `unpriced` those whose price is not known.
+    """
+
+    tenant: str
+    provider: str | None
+    model: str | None
+    requests: int
+    input_tokens: int
+    cached_input_tokens: int
+    output_tokens: int
+    cost_nanousd: int
+    presumed_nanousd: int
+    estimated: int
+    unpriced: int
 
 
 async def rows(
     engine: AsyncEngine, tenant: str | None = None, since: datetime | None = None, until: datetime | None = None
-) -> AsyncIterator[list[Mapping[str, Any]]]:
-    """The rows in the order in which they were written, page by page. `since` is included, `until` is not."""
-    last = 0
+) -> AsyncIterator[Page]:
+    """The rows in the order of their time, page by page; `since` is included, `until` is not.
+
+    A transaction for each page, so that no writer waits for a slow reader. Raises `StoreUnavailable`.
+    """
+    wanted = select(ledger).where(*_chosen(tenant, since, until)).order_by(ledger.c.time, ledger.c.id).limit(_PAGE)
+    rest = wanted
     while True:
-        query = select(ledger).where(ledger.c.id > last).order_by(ledger.c.id).limit(_PAGE)
         async with transaction(engine) as connection:
-            found = (await connection.execute(_chosen(query, tenant, since, until))).mappings().all()
-        if not found:
+            found = (await connection.execute(rest)).all()
+        if found:
+            yield [row[1:] for row in found]
+        if len(found) < _PAGE:
             return
-        yield [dict(row) for row in found]
-        last = found[-1]["id"]
+        last, moment, *_ = found[-1]
+        after = or_(ledger.c.time > moment, ledger.c.id > last)
+        rest = wanted.where(ledger.c.time >= moment, after)
 
 
 async def summary(
     engine: AsyncEngine, tenant: str | None = None, since: datetime | None = None, until: datetime | None = None
-) -> list[Mapping[str, Any]]:
-    """Sums by tenant, provider and model; money in nano-dollars. Presumed rows are no requests."""
-    request = case((ledger.c.presumed, 0), else_=1)
-    query = select(
-        ledger.c.tenant,
-        ledger.c.provider,
-        ledger.c.model,
-        func.sum(request).label("requests"),
-        func.sum(ledger.c.input_tokens).label("input_tokens"),
-        func.sum(ledger.c.cached_input_tokens).label("cached_input_tokens"),
-        func.sum(ledger.c.output_tokens).label("output_tokens"),
-        func.coalesce(func.sum(ledger.c.cost_nanousd), 0).label("cost_nanousd"),
-        func.coalesce(func.sum(case((ledger.c.presumed, ledger.c.cost_nanousd))), 0).label("presumed_nanousd"),
-        func.sum(case((ledger.c.estimated, 1), else_=0)).label("estimated"),
-        func.sum(case((ledger.c.cost_nanousd.is_(None), 1), else_=0)).label("unpriced"),
-    ).group_by(ledger.c.tenant, ledger.c.provider, ledger.c.model)
-    query = query.order_by(ledger.c.tenant, ledger.c.provider, ledger.c.model)
+) -> list[Total]:
+    """Sums by tenant, provider and model; `since` is included, `until` is not. Raises `StoreUnavailable`."""
+    group = (ledger.c.tenant, ledger.c.provider, ledger.c.model)
+    query = (
+        select(
+            *group,
+            _count(~ledger.c.presumed),
+            func.sum(ledger.c.input_tokens),
+            func.sum(ledger.c.cached_input_tokens),
+            func.sum(ledger.c.output_tokens),
+            func.coalesce(func.sum(ledger.c.cost_nanousd), 0),
+            func.coalesce(func.sum(case((ledger.c.presumed, ledger.c.cost_nanousd))), 0),
+            _count(ledger.c.estimated),
+            _count(ledger.c.cost_nanousd.is_(None)),
+        )
+        .where(*_chosen(tenant, since, until))
+        .group_by(*group)
+        .order_by(*(column.nulls_first() for column in group))
+    )
     async with transaction(engine) as connection:
-        found = (await connection.execute(_chosen(query, tenant, since, until))).mappings().all()
+        found: Sequence[Any] = (await connection.execute(query)).all()
     # PostgreSQL sums its 64-bit integers as decimals, which have no bound.
-    return [
-        {name: value if isinstance(value, str | None) else int(value) for name, value in row.items()} for row in found
-    ]
+    return [Total(*row[:3], *map(int, row[3:])) for row in found]
 
 
-async def prune(engine: AsyncEngine, before: int) -> None:
-    """Delete the rows written before `before` (microseconds), in parts that keep no one waiting."""
+async def prune(engine: AsyncEngine, before: int) -> int:
+    """Delete the rows written before `before` (microseconds); how many. Raises `StoreUnavailable`.
+
+    In small parts with as much time between them, so that no exchange waits for long.
+    """
+    old = select(ledger.c.id).where(ledger.c.time < before).order_by(ledger.c.time).limit(_PRUNED)
+    total = 0
     while True:
-        old = select(ledger.c.id).where(ledger.c.time < before).limit(_PAGE)
+        began = time.monotonic()
         async with transaction(engine) as connection:
-            deleted = await connection.execute(delete(ledger).where(ledger.c.id.in_(old)))
-        if deleted.rowcount < _PAGE:
-            return
+            deleted = (await connection.execute(delete(ledger).where(ledger.c.id.in_(old)))).rowcount
+        total += deleted
+        if deleted < _PRUNED:
+            return total
+        await asyncio.sleep(time.monotonic() - began)
+
+
+def _chosen(tenant: str | None, since: datetime | None, until: datetime | None) -> list[ColumnElement[bool]]:
+    conditions = []
+    if tenant is not None:
+        conditions.append(ledger.c.tenant == tenant)
+    if since is not None:
+        conditions.append(ledger.c.time >= _microseconds(since))
+    if until is not None:
+        conditions.append(ledger.c.time < _microseconds(until))
+    return conditions
+
+
+def _microseconds(moment: datetime) -> int:
+    return (moment - _EPOCH) // timedelta(microseconds=1)
+
+
+def _count(condition: ColumnElement[bool]) -> ColumnElement[int]:
+    return func.sum(case((condition, 1), else_=0))

@@ -297,7 +297,7 @@ async def test_end_is_recorded_whole_and_once(
     """Each end has its one access line and its numbers; settling again, as a `finally` may, adds nothing."""
     metrics = Metrics()
     log = AccessLog(str(tmp_path / "access.log"))
-    recorder = Recorder(metrics, log)
+    recorder = Recorder(metrics, log, [].append)
     settlement = Settlement("req_1", "POST", CHAT, perf_counter() - TOOK, **known)
     before = datetime.now(UTC)
 
@@ -322,7 +322,7 @@ async def test_numbers_are_kept_without_an_access_log(tmp_path: Path) -> None:
     metrics = Metrics()
     known, _, numbers = ENDS["a whole answer"]
 
-    Recorder(metrics, AccessLog("off")).settle(Settlement("req_1", "POST", CHAT, perf_counter(), **known))
+    Recorder(metrics, AccessLog("off"), [].append).settle(Settlement("req_1", "POST", CHAT, perf_counter(), **known))
 
     assert counted(metrics) == numbers
 
@@ -330,7 +330,7 @@ async def test_numbers_are_kept_without_an_access_log(tmp_path: Path) -> None:
 def test_each_request_counts() -> None:
     """Two requests that end alike are two."""
     metrics = Metrics()
-    recorder = Recorder(metrics, AccessLog("off"))
+    recorder = Recorder(metrics, AccessLog("off"), [].append)
     known, _, _ = ENDS["a refusal"]
     for number in range(2):
         recorder.settle(Settlement(f"req_{number}", "POST", CHAT, perf_counter(), **known))

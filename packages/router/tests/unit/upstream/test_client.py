@@ -9,11 +9,16 @@ from pathlib import Path
 
 import pytest
 from stratmaster_router.domain.routing import Endpoint, Provider, Secret, Timeouts, TlsFiles
-from stratmaster_router.upstream.client import Misconfigured, Upstreams
+from stratmaster_router.upstream.client import Misconfigured, UpstreamClient, UpstreamResponse, Upstreams
 from stratmaster_router.upstream.tls import upstream_context
 from support.scripted import Exchange, Scripted, running_scripted
 
 PROVIDER = Provider("first", "openai", "http://127.0.0.1:9/v1", Secret("sk-upstream"))
+
+
+async def post(client: UpstreamClient, endpoint: Endpoint, body: bytes, headers: dict[str, str]) -> UpstreamResponse:
+    """Connect and send, as a hop does."""
+    return await client.post(await client.connect(endpoint), endpoint, body, headers)
 
 
 @pytest.fixture
@@ -149,7 +154,7 @@ async def test_request_is_sent_as_it_is(upstreams: Upstreams, endpoint: Endpoint
     """The body keeps its bytes, and the headers are the provider's own and those that are forwarded, and no others."""
     with running_scripted(answer) as scripted:
         client = upstreams.client(provider_at(scripted, base=base))
-        response = await client.post(endpoint, b'{ "a" : 1 }', {"x-request-id": "req_1"})
+        response = await post(client, endpoint, b'{ "a" : 1 }', {"x-request-id": "req_1"})
         assert (response.status, await response.content.read()) == (200, b"{}")
 
     (exchange,) = scripted.exchanges
@@ -170,7 +175,7 @@ async def test_provider_without_a_key_is_sent_none(upstreams: Upstreams) -> None
     """A local model server gets no credential at all."""
     with running_scripted(answer) as scripted:
         client = upstreams.client(provider_at(scripted, key=None))
-        await (await client.post(Endpoint.CHAT, b"{}", {})).content.read()
+        await (await post(client, Endpoint.CHAT, b"{}", {})).content.read()
 
     assert "authorization" not in scripted.exchanges[0].headers
 
@@ -180,7 +185,7 @@ async def test_connection_is_used_again(upstreams: Upstreams) -> None:
     with running_scripted(answer) as scripted:
         for _ in range(3):
             client = upstreams.client(provider_at(scripted))
-            await (await client.post(Endpoint.CHAT, b"{}", {})).content.read()
+            await (await post(client, Endpoint.CHAT, b"{}", {})).content.read()
 
         assert (len(scripted.exchanges), scripted.connections) == (3, 1)
 
@@ -193,9 +198,9 @@ async def test_replaced_client_finishes_what_it_began(upstreams: Upstreams) -> N
 
     with running_scripted(script) as scripted:
         old = upstreams.client(provider_at(scripted, key="sk-old"))
-        first = await old.post(Endpoint.CHAT, b"{}", {})
+        first = await post(old, Endpoint.CHAT, b"{}", {})
         new = upstreams.client(provider_at(scripted, key="sk-new"))
-        second = await new.post(Endpoint.CHAT, b"{}", {})
+        second = await post(new, Endpoint.CHAT, b"{}", {})
 
         assert (await first.content.read(), await second.content.read()) == (b"old", b"new")
-        assert (await (await old.post(Endpoint.CHAT, b"{}", {})).content.read()) == b"old"
+        assert (await (await post(old, Endpoint.CHAT, b"{}", {})).content.read()) == b"old"

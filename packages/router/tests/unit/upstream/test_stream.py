@@ -22,7 +22,7 @@ async def stream_of(url: str, *, idle: float, keep_alive: float) -> AsyncIterato
     upstreams = Upstreams()
     watch = Watchdog().watch()
     client = upstreams.client(Provider("first", "openai", f"{url}/v1"))
-    response = await client.post(Endpoint.CHAT, b"{}", {})
+    response = await client.post(await client.connect(Endpoint.CHAT), Endpoint.CHAT, b"{}", {})
     stream = UpstreamStream(response, watch, idle, StreamReader(show_usage=False), keep_alive=keep_alive)
     try:
         await stream.hold_first_event()
