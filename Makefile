@@ -5,7 +5,7 @@ BIN := .venv/bin
 UV := $(BIN)/uv pip
 LOCK := $(UV) compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url -q
 
-.PHONY: demo test check fmt bench lock clean
+.PHONY: demo test check fmt bench prove-limits simulate-limits lock clean
 
 demo: .venv/.runtime
 	$(BIN)/stratmaster-router demo $(ARGS)
@@ -25,6 +25,12 @@ fmt: .venv/.dev
 
 bench: .venv/.dev
 	$(BIN)/python -m bench $(ARGS)
+
+prove-limits: .venv/.dev
+	PYTHONPATH=packages/router/tests $(BIN)/python scripts/prove_limits.py $(ARGS)
+
+simulate-limits: .venv/.dev
+	PYTHONPATH=packages/router/tests $(BIN)/python scripts/simulate_limits.py $(ARGS)
 
 # Resolve anew. The locks are hashed requirements files: uv.lock would write registry addresses into the repository.
 lock: .venv/.bootstrap

@@ -37,10 +37,31 @@ _USER = "nobody" if os.geteuid() == 0 else None
 class Postgres:
     """A server on `port` of 127.0.0.1, whose superuser `postgres` needs no password."""
 
-    def __init__(self, programs: Path, port: int) -> None:
+    def __init__(self, programs: Path, folder: Path) -> None:
         self._programs = programs
-        self.port = port
+        self._folder = folder
+        self.port = free_port()
         self._numbers = itertools.count()
+        self._server: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start the server, and wait until it takes connections."""
+        options = [word for name, value in _OPTIONS.items() for word in ("-c", f"{name}={value}")]
+        with (self._folder / "log").open("ab") as log:
+            self._server = subprocess.Popen(
+                [self._programs / "postgres", "-D", self._folder / "data", "-p", str(self.port), *options],
+                stdout=log,
+                stderr=log,
+                user=_USER,
+                cwd=self._folder,
+            )
+        wait_until(self.answers, f"PostgreSQL answers: {(self._folder / 'log').read_text()}")
+
+    def stop(self) -> None:
+        """Stop the server, whoever is connected; its data stays."""
+        assert self._server is not None
+        self._server.send_signal(signal.SIGINT)  # its "fast" way of shutting down
+        self._server.wait()
 
     def url(self, database: str) -> str:
         """The address of `database`."""
@@ -115,25 +136,13 @@ def running_postgres() -> Iterator[Postgres]:
         )
         if made.returncode != 0:
             part_missing(f"PostgreSQL cannot be made here: {made.stderr}")
-        port = free_port()
-        options = [word for name, value in _OPTIONS.items() for word in ("-c", f"{name}={value}")]
-        with (folder / "log").open("wb") as log:
-            server = subprocess.Popen(
-                [programs / "postgres", "-D", data, "-p", str(port), *options],
-                stdout=log,
-                stderr=log,
-                user=_USER,
-                cwd=folder,
-            )
+        server = Postgres(programs, folder)
+        server.start()
         try:
-            postgres = Postgres(programs, port)
-            wait_until(postgres.answers, f"PostgreSQL answers: {(folder / 'log').read_text()}")
-            postgres.make_template()
-            yield postgres
+            server.make_template()
+            yield server
         finally:
-            # Its "fast" way of shutting down: whoever is connected is not waited for.
-            server.send_signal(signal.SIGINT)
-            server.wait()
+            server.stop()
     finally:
         shutil.rmtree(folder)
 

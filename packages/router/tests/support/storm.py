@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.request import urlopen
@@ -27,13 +27,14 @@ from support.servers import ACME_KEY
 CAP_USD = "1.00"
 CAP_NANOUSD = 10**9
 TPM = 100_000
-INPUT_NANOUSD, OUTPUT_NANOUSD = 5_000, 10_000  # a token
+# A token's price is such that both caps are met within seconds: the bucket first, then the budget.
+INPUT_NANOUSD, OUTPUT_NANOUSD = 6_500, 13_000
 
 POLICY = """
 providers:
   mock: {{base_url: "{mock}/v1", timeouts: {{first_byte: 20s, idle: 20s, total: 40s}}}}
 models:
-  small: {{input_usd_per_mtok: 5, output_usd_per_mtok: 10}}
+  small: {{input_usd_per_mtok: 6.5, output_usd_per_mtok: 13}}
 tenants:
   acme:
     limits: {{{limits}}}
@@ -185,8 +186,7 @@ async def routers(folder: Path, database: str, limits: str, count: int = 4) -> A
     async with upstream(folder) as mock:
         running = Routers(folder, database, POLICY.format(mock=mock, limits=limits), count)
         try:
-            for port in running.ports:
-                await running.start(port)
+            await asyncio.gather(*(running.start(port) for port in running.ports))
             yield running, mock
         finally:
             for port in list(running._running):
@@ -238,7 +238,9 @@ async def _client(
                 answer = await response.read()
                 statuses[_outcome(response.status, answer)] += 1
                 if response.status == 429:
-                    await asyncio.sleep(chance.uniform(0.05, 0.5))
+                    await asyncio.sleep(
+                        chance.uniform(0.05, 0.5)
+                    )  # as a patient client does; it keeps the load bounded
         except (aiohttp.ClientError, OSError):
             statuses["broken"] += 1
             await asyncio.sleep(0.1)
@@ -284,3 +286,112 @@ async def read_books(database: str) -> tuple[int, int, int, int, int]:
     finally:
         await engine.dispose()
     return int(cost), int(presumed), rows, used, held
+
+
+class Sequence(NamedTuple):
+    """What came of one client that asks one router after the other until the budget refuses, twice."""
+
+    billed: Billed
+    cap: int
+    answered: int
+    needed: tuple[int, ...]
+    left: tuple[int, ...]
+
+    def problems(self) -> list[str]:
+        """Each refusal that was wrong."""
+        wrong = [
+            f"{needed} was refused while {left} was left"
+            for needed, left in zip(self.needed, self.left, strict=True)
+            if needed <= left
+        ]
+        over = [f"billed {self.billed.nanousd} of {self.cap}"] if self.billed.nanousd > self.cap else []
+        return wrong + over
+
+
+async def spend_in_turn(folder: Path, database: str, *, seed: int) -> Sequence:
+    """Spend a budget of a cent through four processes in turn, by large requests and then by the smallest there are."""
+    chance = random.Random(seed)
+    cap = 10_000_000
+    needed, left, answered = [], [], 0
+    async with routers(folder, database, "budget_usd_month: 0.01") as (running, mock):
+        async with aiohttp.ClientSession(headers=HEADERS) as session:
+            for words, bound in ((30, 40), (1, 1)):
+                while True:
+                    port = chance.choice(running.ports)
+                    body = {
+                        "model": "chat",
+                        "messages": [{"role": "user", "content": "w " * words}],
+                        "max_tokens": bound,
+                    }
+                    async with session.post(f"http://127.0.0.1:{port}/v1/chat/completions", json=body) as response:
+                        answer = await response.json()
+                    if response.status != 200:
+                        break
+                    answered += 1
+                assert (response.status, answer["error"]["code"]) == (429, "budget_exceeded"), answer
+                needed.append(round(answer["error"]["limit"]["requested"] * 10**9))
+                left.append(cap - billed(mock).nanousd)
+        await running.stop()
+        return Sequence(billed(mock), cap, answered, tuple(needed), tuple(left))
+
+
+class Outage(NamedTuple):
+    """What came of a database that was away for a while. `recovery` is in seconds after its return."""
+
+    statuses: dict[str, int]
+    recovery: float
+    billed: Billed
+    recorded: int
+
+    def problems(self) -> list[str]:
+        """Each promise that was broken."""
+        found = []
+        unknown = set(self.statuses) - {"200", "429 budget_exceeded", "503 limit_store_unavailable"}
+        if unknown:
+            found.append(f"answers {sorted(unknown)}")
+        if self.billed.nanousd > CAP_NANOUSD:
+            found.append(f"billed {self.billed.nanousd}")
+        if self.recovery > 2:
+            found.append(f"recovery took {self.recovery:.2f} s")
+        if self.recorded != self.billed.nanousd:
+            found.append(f"recorded {self.recorded}, billed {self.billed.nanousd}")
+        return found
+
+
+async def outage(
+    folder: Path, database: str, stop: Callable[[], None], start: Callable[[], None], *, seconds: float = 10.0
+) -> Outage:
+    """Two routers under load whose database is stopped for `seconds`."""
+    statuses: Counter[str] = Counter()
+    back: list[float] = []
+    answered: list[float] = []
+
+    async def client(session: aiohttp.ClientSession, port: int, chance: random.Random, end: float) -> None:
+        while time.monotonic() < end:
+            body = {**request(chance), "max_tokens": 5}
+            async with session.post(f"http://127.0.0.1:{port}/v1/chat/completions", json=body) as response:
+                outcome = _outcome(response.status, await response.read())
+            statuses[outcome] += 1
+            if outcome == "200" and back:
+                answered.append(time.monotonic())
+            await asyncio.sleep(0.1)
+
+    async with routers(folder, database, f"budget_usd_month: {CAP_USD}", 2) as (running, mock):
+        async with aiohttp.ClientSession(headers=HEADERS) as session:
+            end = time.monotonic() + seconds + 7
+            clients = [
+                asyncio.create_task(client(session, port, random.Random(number), end))
+                for port in running.ports
+                for number in range(4)
+            ]
+            await asyncio.sleep(2)
+            await asyncio.to_thread(stop)
+            await asyncio.sleep(seconds)
+            await asyncio.to_thread(start)
+            back.append(time.monotonic())
+            await asyncio.gather(*clients)
+        await running.stop()
+        found = billed(mock)
+    recorded, _, _, _, _ = await read_books(database)
+    recovery = min(answered, default=float("inf")) - back[0]
+    return Outage(dict(statuses), recovery, found, recorded)

@@ -8,6 +8,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, Annotated, Any, NoReturn, TypeVar
 
@@ -27,6 +28,8 @@ from stratmaster_router.storage.schema import HEAD, revision
 app = typer.Typer(help="What was spent, by whom, on what.", no_args_is_help=True)
 
 T = TypeVar("T")
+
+_WIDEST = 1_000  # columns of a table
 
 _HEADINGS = {
     "requests": "requests",
@@ -96,8 +99,8 @@ def show_summary(
     for total in found:
         names = [name or "–" for name in (total.tenant, total.provider, total.model)]
         table.add_row(*names, *_cells(total))
-    # Not cut to the width of a terminal: these are figures.
-    Console(width=max(80, Console().measure(table).maximum), markup=False, highlight=False).print(table)
+    # Figures are not cut to the width of a terminal.
+    Console(width=_WIDEST, markup=False, highlight=False).print(table)
 
 
 def _cells(total: Total) -> list[str]:
@@ -156,6 +159,7 @@ def _boolean(value: bool) -> str:
     return "true" if value else "false"
 
 
+@lru_cache(1024)  # many rows have the time of one transaction
 def _rfc3339(microseconds: int) -> str:
     seconds, rest = divmod(microseconds, 1_000_000)
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{rest:06d}Z"

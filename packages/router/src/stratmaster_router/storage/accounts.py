@@ -33,7 +33,7 @@ _leased = leases.c.process == bindparam("of_process")
 _renew = (
     update(processes).where(_this).values(number=bindparam("to_number"), expires_at=bindparam("to_expire"), dead=False)
 )
-_bury = update(processes).where(_this).values(dead=True)
+_bury = update(processes).where(_this).values(dead=True, expires_at=bindparam("to_expire"))
 _forget = delete(processes).where(_this)
 _forget_leases = delete(leases).where(_leased)
 _holding = select(leases.c.key).where(_leased, or_(leases.c.held != 0, leases.c.reserved != 0))
@@ -144,7 +144,7 @@ class AccountStore:
         await self._books.save(connection, process, entries)
         spent = [(entry.account, entry.presumed) for entry in entries.values()]
         await self._books.record(connection, presumed_rows(process, spent), now)
-        await connection.execute(_bury, {"of_process": process})
+        await connection.execute(_bury, {"of_process": process, "to_expire": now})
 
     async def _forget(self, connection: AsyncConnection, process: str) -> None:
         await connection.execute(_forget_leases, {"of_process": process})

@@ -31,6 +31,7 @@ processes = Table(
     Column("id", String, primary_key=True),
     # Of its last exchange.
     Column("number", BigInteger, nullable=False),
+    # Of the dead: when they were found to be.
     Column("expires_at", BigInteger, nullable=False),
     Column("dead", Boolean, nullable=False),
 )

@@ -1,0 +1,37 @@
+"""Fixtures: a database of each kind, migrated and empty, for each test."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
+from stratmaster_router.storage.engine import database_url, make_engine
+from stratmaster_router.storage.schema import prepare
+from support.postgres import Postgres, postgres  # noqa: F401  # a fixture
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def empty_database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The address of a database without tables."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/router.db"
+    server: Postgres = request.getfixturevalue("postgres")
+    return server.empty_database()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The address of a database of the present schema; SQLite's is made by `engine`."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/router.db"
+    server: Postgres = request.getfixturevalue("postgres")
+    return server.database()
+
+
+@pytest.fixture
+async def engine(database: str) -> AsyncIterator[AsyncEngine]:
+    """An engine on `database`, which has its tables."""
+    engine = make_engine(database_url(database))
+    await prepare(engine)
+    yield engine
+    await engine.dispose()
