@@ -75,7 +75,7 @@ models:
   {model}: {{input_usd_per_mtok: 2.00, output_usd_per_mtok: 8.00, context_window: 128000}}
 tenants:
   acme:
-    limits: {{rpm: 1000000000, tpm: 1000000000000, max_parallel: 100000, budget_usd_month: 1000000000}}
+    limits: {{{limits}}}
     providers:
       bench:
         models:
@@ -83,12 +83,16 @@ tenants:
 """
 
 
-def _router(workers: int, site: Site) -> Launch:
+# Three accounts, as issue 3 wants them, far from their caps.
+_LIMITS = "tpm: 1000000000000, max_parallel: 100000, budget_usd_month: 1000000000"
+
+
+def _router(workers: int, limits: str, site: Site) -> Launch:
     command = Path(sys.executable).with_name("stratmaster-router")
     if not command.exists():
         raise NotStarted(f"{command} does not exist: install the project first")
     policy = site.folder / "models-policy.yaml"
-    policy.write_text(_POLICY.format(upstream=site.upstream, model=upstreams.MODEL))
+    policy.write_text(_POLICY.format(upstream=site.upstream, model=upstreams.MODEL, limits=limits))
     keys = site.folder / "keys"
     keys.mkdir(exist_ok=True)
     (keys / "acme").write_text(f"{_KEY}\n")
@@ -100,6 +104,7 @@ def _router(workers: int, site: Site) -> Launch:
         environment={
             "ROUTER_KEYS_DIR": str(keys),
             "ROUTER_ACCESS_LOG": str(site.folder / "access.log"),
+            "ROUTER_DATABASE_URL": f"sqlite:///{site.folder}/router-{site.port}.db",
             "ROUTER_LOG_LEVEL": "warning",
             "BENCH_UPSTREAM_KEY": "upstream-key",
         },
@@ -203,9 +208,11 @@ def _nginx(site: Site) -> Launch:
 
 
 ROUTER = "router"
+UNLIMITED = "router-unlimited"
 ALL = [
-    Gateway(ROUTER, "StratMaster Router, 1 worker, everything on", partial(_router, 1)),
-    Gateway("router-2w", "StratMaster Router, 2 workers, everything on", partial(_router, 2), streams=False),
+    Gateway(ROUTER, "StratMaster Router, 1 worker, everything on", partial(_router, 1, _LIMITS)),
+    Gateway(UNLIMITED, "the same without limits", partial(_router, 1, ""), streams=False),
+    Gateway("router-2w", "StratMaster Router, 2 workers, everything on", partial(_router, 2, _LIMITS), streams=False),
     Gateway("smg", f"{install.PYPI['smg'][0]} (Rust, 2 threads), no policy", _smg),
     Gateway("portkey", f"{install.NPM['portkey']} (Node), no policy", _portkey),
     Gateway("litellm", f"{install.PYPI['litellm'][0]} (Python, 1 worker), no key", _litellm),

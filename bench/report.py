@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
-from .gateways import ROUTER
+from .gateways import ROUTER, UNLIMITED
 from .measure import DIRECT, Results, Values
 
 
@@ -107,6 +107,13 @@ def ratio(results: Results, name: str, other: str, metric: str) -> float | None:
     return statistics.median(ratios) if ratios else None
 
 
+def difference(results: Results, name: str, other: str, metric: str) -> float | None:
+    """The median of the differences within each round."""
+    pairs = zip(results.rounds.get(name, []), results.rounds.get(other, []), strict=False)
+    differences = [a[metric] - b[metric] for a, b in pairs if metric in a and metric in b]
+    return statistics.median(differences) if differences else None
+
+
 @dataclass(frozen=True)
 class Verdict:
     """A promise, and whether this run kept it."""
@@ -154,6 +161,14 @@ def verdicts(results: Results) -> list[Verdict]:
         _judge("requests/s, 1 worker ÷ LiteLLM's", ratio(results, ROUTER, "litellm", "c32_rps"), "≥", must=60, aim=120),
         _judge("added p99 at one connection", median("added_c1_p99_ms"), "≤", must=0.6, aim=0.3, unit=" ms"),
         _judge("CPU per SSE chunk", median("stream_cpu_us"), "≤", must=25, aim=15, unit=" µs"),
+        _judge(
+            "CPU for three limits",
+            difference(results, ROUTER, UNLIMITED, "c32_cpu_us"),
+            "≤",
+            must=12,
+            aim=None,
+            unit=" µs",
+        ),
         _judge("1,000 concurrent streams, byte-identical", crowd.get("identical"), "≥", must=1000, aim=None),
         _judge("RSS per worker", worst_rss, "≤", must=110, aim=80, unit=" MB"),
         _judge("cold start to healthy", median("cold_start_s"), "≤", must=1.5, aim=0.8, unit=" s"),

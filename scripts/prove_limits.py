@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Proves that caps hold, by counting at the upstream: `make prove-limits ARGS="--runs 20 --seconds 60"`.
 
-Four router processes, 64 clients each, one budget of a dollar and one bucket of 100,000 tokens a minute, on SQLite and on
-PostgreSQL; with and without a process killed every two seconds. Then one client that spends a budget through four
+Four router processes, 64 clients each, one budget of a dollar and one bucket of 100,000 tokens a minute, on SQLite and
+on PostgreSQL; with and without a process killed every two seconds. Then one client that spends a budget through four
 processes in turn, and a database that is away for ten seconds. Exits 1 where a promise was broken.
 """
 

@@ -107,7 +107,7 @@ class Fleet:
         self._later(0, self._arrive)
         for replica in self.replicas:
             self._later(self.chance.randrange(INTERVAL), lambda r=replica: self._tick(r))
-        seen = []
+        seen: list[Second] = []
         end = self.now + SECOND
         while len(seen) < seconds:
             at, _, event = heapq.heappop(self.events)
@@ -222,8 +222,8 @@ def main() -> None:
     print("second  requests  refused   oracle  transactions  staleness s")
     for number, second in enumerate(seen, 1):
         print(
-            f"{number:6}  {second.requests:8}  {second.refused:7}  {second.refused_by_oracle:7}  {second.transactions:12}"
-            f"  {second.staleness:11.3f}"
+            f"{number:6}  {second.requests:8}  {second.refused:7}  {second.refused_by_oracle:7}"
+            f"  {second.transactions:12}  {second.staleness:11.3f}"
         )
     requests = sum(second.requests for second in seen)
     wrong = sum(second.refused - second.refused_by_oracle for second in seen)

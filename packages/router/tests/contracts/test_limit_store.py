@@ -453,11 +453,13 @@ async def test_the_dead_are_forgotten_after_an_hour(engine: AsyncEngine, store: 
     await process.ask(BUDGET, 300)
     clock.now += DEAD
     await store.reap()
-    clock.now += HOUR
-    assert await store.reap() == 0
-    async with transaction(engine) as connection:
-        assert (await connection.execute(select(func.count()).select_from(processes))).scalar_one() == 0
-        assert (await connection.execute(select(func.count()).select_from(leases))).scalar_one() == 0
+    for passed, remembered in ((HOUR, 1), (1, 0)):
+        clock.now += passed
+        assert await store.reap() == 0
+        async with transaction(engine) as connection:
+            for table in (processes, leases):
+                found = (await connection.execute(select(func.count()).select_from(table))).scalar_one()
+                assert found == remembered
     outcome = await process.say(Share(BUDGET, consumed=300))
     assert (outcome.lost, outcome.views[BUDGET.key].used) == (True, 600)
     assert [row["cost_nanousd"] for row in await ledger(engine)] == [300]

@@ -36,9 +36,9 @@ class MemoryStore:
             lents.setdefault(key, Lent())
         lacking = exchange(batch, self.truths, lents, len(self.expires), now)
         self.rows += batch.rows
-        for key in lacking:
-            if key is not None and self.truths[key].recalled == now:
-                self.recalled[key] = now
+        for lacked in lacking:
+            if lacked is not None and self.truths[lacked].recalled == now:
+                self.recalled[lacked] = now
         self.recalled = {key: at for key, at in self.recalled.items() if now - at < RECALL}
         views = {}
         for share in batch.shares:

@@ -45,7 +45,8 @@ def _duration(milliseconds: int) -> bytes:
     if milliseconds < 1000:
         return b"%dms" % milliseconds
     minutes, rest = divmod(milliseconds, 60_000)
-    seconds = b"%d.%03d" % divmod(rest, 1000) if rest % 1000 else b"%d" % (rest // 1000)
+    seconds = b"%d.%03d" % divmod(rest, 1000)
+    seconds = seconds.rstrip(b"0").rstrip(b".")
     return b"%dm%bs" % (minutes, seconds) if minutes else seconds + b"s"
 
 

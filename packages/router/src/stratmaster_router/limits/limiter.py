@@ -322,7 +322,8 @@ def exceeded(lease: Lease, amount: int, now: int) -> LimitExceeded:
     used = max(0, account.limit - lease.room(now)) if account.metric is not Metric.USD else lease.used(now)
     wait: float | None = 1.0
     resets = now / SECOND + 1
-    message = f"{_NAMES[account.metric]} of {_whose(account)} {_WINDOWS[account.window]}: "
+    unit = _UNITS[account.metric]
+    message = f"The limit of {_whose(account)} is met: "
     if account.window is Window.MINUTE:
         lacks = used + amount - account.limit
         wait = max(0.001, lacks * 60 / account.limit)
@@ -331,20 +332,24 @@ def exceeded(lease: Lease, amount: int, now: int) -> LimitExceeded:
         wait, resets = None, window_end(account.window, now) / SECOND
     if account.metric is Metric.USD:
         message += (
-            f"{dollars(used)} of {dollars(account.limit)} US dollars are used, and this request needs up to "
-            f"{dollars(amount)}. Ask for less, raise the budget in the policy, or wait until resets_at."
+            f"{dollars(used)} of {dollars(account.limit)} {unit} {_WINDOWS[account.window]} are used, and this request "
+            f"needs up to {dollars(amount)}. Ask for less, raise the budget in the policy, or wait until resets_at."
         )
     else:
-        message += f"{used} of {account.limit} are used, and this request needs {amount}. Try again after retry-after."
+        message += (
+            f"{used} of {account.limit} {unit} {_WINDOWS[account.window]} are used or reserved, and this request needs "
+            f"{amount}. Try again after retry-after."
+        )
     return LimitExceeded(message, account, used=used, requested=amount, resets_at=resets, retry_after=wait)
 
 
 def _never(account: Account, amount: int) -> RequestExceedsLimit:
-    shown = (dollars(amount), dollars(account.limit)) if account.metric is Metric.USD else (amount, account.limit)
+    needed, most = (
+        (dollars(amount), dollars(account.limit)) if account.metric is Metric.USD else (amount, account.limit)
+    )
     return RequestExceedsLimit(
-        f"This request needs up to {shown[0]}, and the {_NAMES[account.metric].lower()} of {_whose(account)} "
-        f"{_WINDOWS[account.window]} are {shown[1]} at most: it could never fit. Send less, or ask for fewer output "
-        "tokens (max_tokens).",
+        f"This request needs up to {needed} {_UNITS[account.metric]}, and {_whose(account)} may use {most} "
+        f"{_WINDOWS[account.window]}: it could never fit. Send less, or ask for fewer output tokens (max_tokens).",
         account,
         amount,
     )
@@ -358,10 +363,10 @@ def _whose(account: Account) -> str:
     return f"tenant {account.tenant!r}" + (f" at provider {account.provider!r}" if account.provider else "")
 
 
-_NAMES = {
-    Metric.REQUESTS: "Requests",
-    Metric.TOKENS: "Tokens",
-    Metric.PARALLEL: "Requests",
+_UNITS = {
+    Metric.REQUESTS: "requests",
+    Metric.TOKENS: "tokens",
+    Metric.PARALLEL: "requests",
     Metric.USD: "US dollars",
 }
 _WINDOWS = {

@@ -7,6 +7,7 @@ overspent, and a ledger that forgot it would be wrong.
 
 import asyncio
 import re
+from functools import partial
 
 from stratmaster_router.domain.errors import LimitExceeded, RequestExceedsLimit
 from stratmaster_router.domain.limits import Metric
@@ -15,6 +16,7 @@ from stratmaster_router.domain.usage import Usage
 from stratmaster_router.limits.estimate import (
     LONG_BODY,
     answer_tokens,
+    countable,
     input_bound,
     input_estimate,
     output_bound,
@@ -26,6 +28,8 @@ from stratmaster_router.wire.envelope import Envelope, OutputBound
 
 _USD, _TOKENS, _REQUESTS = Metric.USD, Metric.TOKENS, Metric.REQUESTS
 _COUNTED = frozenset({_USD, _TOKENS})
+# Of what is left of an account after the input, the part that an answer without a bound may take.
+_PART = 4
 # A stream that outgrows its reservation takes a quarter of it more, and not less than this many tokens.
 _LEAST_GROWTH = 64
 # OpenAI's reasoning models refuse `max_tokens`; other servers do not all know `max_completion_tokens`.
@@ -44,7 +48,6 @@ class Reservation:
         "_bound",
         "_endpoint",
         "_envelope",
-        "_exact",
         "_hop",
         "_input",
         "_limiter",
@@ -63,9 +66,8 @@ class Reservation:
         self._envelope = envelope
         self._hop: Hop | None = None
         self._needs: list[tuple[Lease, int]] = []
-        # Input tokens: likely, and at most. With `_exact` both are counted.
-        self._input = self._bound = -1
-        self._exact = False
+        # Input tokens: likely, and at most.
+        self._input = self._bound = 0
         self._output = 0
         # Accounts that have counted this request: a request counts once, whatever it takes to answer it.
         self._accounted: set[str] = set()
@@ -93,77 +95,77 @@ class Reservation:
         self._release()
         self._hop = hop
         self.leases = tuple([self._limiter.leases.lease(account) for account in hop.accounts])
-        if self.leases:
-            await self._measure(hop)
-            bound = self._fit(hop)
-            needs = self._sized(hop)
+        if not self.leases:
+            return None
+        # Far from every cap the crudest bound is reserved: it costs nothing, and what is not used comes back.
+        self._input = self._bound = input_bound(self._envelope.body, hop.model)
+        bound, cut = self._fit(hop)
+        needs = self._sized(hop)
+        if cut or not self._limiter.leases.take(needs):
+            bound, needs = await self._reserve_closely(hop)
+        self._needs = needs
+        for lease, _ in needs:
+            if lease.account.metric is _REQUESTS:
+                self._accounted.add(lease.account.key)
+        return bound
+
+    async def _reserve_closely(self, hop: Hop) -> tuple[OutputBound | None, list[tuple[Lease, int]]]:
+        """Reserve for the input as it is likely to be, and if that is refused as it is, where it can be counted."""
+        body, model = self._envelope.body, hop.model
+        long = len(body) >= LONG_BODY
+        self._input = await asyncio.to_thread(input_estimate, body) if long else input_estimate(body)
+        bound, cut = self._fit(hop)
+        needs = self._sized(hop)
+        refused: LimitExceeded | RequestExceedsLimit | None = None
+        if not (cut and countable(model)):
             try:
                 await self._limiter.reserve(needs)
-            except (LimitExceeded, RequestExceedsLimit) as refused:
-                if refused.account.metric not in _COUNTED or not await self._count(hop):
+            except (LimitExceeded, RequestExceedsLimit) as error:
+                if error.account.metric not in _COUNTED or not countable(model):
                     raise
-                # The quick bounds did not fit. Counted exactly, the request may.
-                bound = self._fit(hop)
-                needs = self._sized(hop)
-                await self._limiter.reserve(needs)
-            self._needs = needs
-            for lease, _ in needs:
-                if lease.account.metric is _REQUESTS:
-                    self._accounted.add(lease.account.key)
-            return bound
-        return None
-
-    async def _measure(self, hop: Hop) -> None:
-        if self._input < 0:
-            body = self._envelope.body
-            if len(body) >= LONG_BODY:
-                self._input = await asyncio.to_thread(input_estimate, body)
+                refused = error
             else:
-                self._input = input_estimate(body)
-        if hop.budgeted and not self._exact:
-            self._bound = input_bound(self._envelope.body, hop.model)
-
-    async def _count(self, hop: Hop) -> bool:
-        """Count the input exactly, where the model's tokens are known; whether that makes a difference."""
-        if self._exact:
-            return False
-        self._exact = True
-        envelope = self._envelope
-        if len(envelope.body) >= LONG_BODY // 16:
-            counted = await asyncio.to_thread(request_tokens, envelope.body, hop.model)
-        else:
-            counted = request_tokens(envelope.body, hop.model)
-        if counted is None:
-            return False
+                return bound, needs
+        # Counting takes a millisecond for 32 KB.
+        count = partial(request_tokens, body, model)
+        counted = await asyncio.to_thread(count) if long else count()
+        assert counted is not None
+        if refused is not None and counted >= (self._bound if refused.account.metric is _USD else self._input):
+            raise refused
         self._input = self._bound = counted
-        return True
+        bound, _ = self._fit(hop)
+        needs = self._sized(hop)
+        await self._limiter.reserve(needs)
+        return bound, needs
 
-    def _fit(self, hop: Hop) -> OutputBound | None:
-        """Set the output that is reserved. Where the client named no bound, the policy's is cut to what could fit."""
+    def _fit(self, hop: Hop) -> tuple[OutputBound | None, bool]:
+        """Set the output that is reserved; the bound to send upstream, and whether the policy's was cut.
+
+        Where the client named no bound, the policy's default is cut to a quarter of each account at the most: under a
+        small cap it would else be refused, or keep everybody else out.
+        """
+        fields = self._envelope.fields
         default = hop.default_max_tokens
-        self._output, chosen = output_bound(self._endpoint, self._envelope.fields, default)
+        self._output, chosen = output_bound(self._endpoint, fields, default)
         if chosen:
-            return None
+            return None, False
         for account in hop.accounts:
             spare = self._output
             if account.metric is _TOKENS:
-                spare = account.limit - self._input
+                spare = (account.limit - self._input) // _PART
             elif account.metric is _USD and hop.price is not None:
                 base = hop.price.bound(self._bound, 0)
                 whole = hop.price.bound(self._bound, self._output) - base
-                if whole > account.limit - base:
-                    spare = self._output * max(0, account.limit - base) // whole
-            if 0 < spare < self._output:
+                if whole * _PART > account.limit - base:
+                    spare = self._output * (account.limit - base) // (whole * _PART)
+            if spare < self._output:
                 default = max(1, default * spare // self._output)
-                self._output = output_bound(self._endpoint, self._envelope.fields, default)[0]
-        if not hop.budgeted:
-            return None
-        chat = self._endpoint is Endpoint.CHAT and _reasoning(hop.model)
-        name = "max_completion_tokens" if chat else "max_tokens"
-        fields = self._envelope.fields
-        if fields.get("max_tokens") is not None or fields.get("max_completion_tokens") is not None:
-            return None  # of a kind that the upstream will refuse
-        return name, default
+                self._output = output_bound(self._endpoint, fields, default)[0]
+        cut = default < hop.default_max_tokens
+        if not hop.budgeted or any(fields.get(name) is not None for name in ("max_tokens", "max_completion_tokens")):
+            return None, cut  # without a budget, or beside a bound that the upstream will refuse
+        reasoning = self._endpoint is Endpoint.CHAT and _reasoning(hop.model)
+        return ("max_completion_tokens" if reasoning else "max_tokens", default), cut
 
     def _sized(self, hop: Hop) -> list[tuple[Lease, int]]:
         needs = []
@@ -203,9 +205,7 @@ class Reservation:
         """Book what an attempt may have cost whose answer is lost: its input, with `output` all that is reserved."""
         if self._hop is None:
             return
-        if self._input < 0:
-            self._input = input_estimate(self._envelope.body)
-        bound = max(self._bound, self._input)
+        bound = max(self._bound, self._input) or input_estimate(self._envelope.body)
         out = 0
         if output:
             out = self._output or output_bound(self._endpoint, self._envelope.fields, self._hop.default_max_tokens)[0]
@@ -256,5 +256,5 @@ class Reservation:
         if len(envelope.body) < LONG_BODY:
             counted = request_tokens(envelope.body, hop.model)
         if counted is None:
-            counted = max(self._input, input_estimate(envelope.body))
+            counted = input_estimate(envelope.body)
         return Usage(counted, max(least, answer_tokens(text, hop.model)))
