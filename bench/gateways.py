@@ -104,7 +104,7 @@ def _router(workers: int, limits: str, site: Site) -> Launch:
         environment={
             "ROUTER_KEYS_DIR": str(keys),
             "ROUTER_ACCESS_LOG": str(site.folder / "access.log"),
-            "ROUTER_DATABASE_URL": f"sqlite:///{site.folder}/router-{site.port}.db",
+            "ROUTER_DATABASE_URL": f"sqlite:///{site.folder}/router.db",
             "ROUTER_LOG_LEVEL": "warning",
             "BENCH_UPSTREAM_KEY": "upstream-key",
         },

@@ -9,7 +9,7 @@ pages. So another machine gives other figures, though not very different ones. W
 own stands in.
 
 Each file gives 40,000 characters at most, so that large tables do not decide. The files are dealt to two halves; the
-weights are fitted to the first, and the tables are of the second. From a half 300 prompts are cut, 100 bytes to 100 KB,
+first is for fitting weights, and the tables are of the second. From a half 300 prompts are cut, 100 bytes to 100 KB,
 evenly by the logarithm, and each is the one message of a chat.
 """
 
@@ -36,7 +36,7 @@ from stratmaster_router.limits.estimate import (
 
 MODEL = "gpt-4o"
 PROMPTS = 300
-TESTED = 1  # the half of the corpus that the weights have not seen
+TESTED = 1  # the half of the corpus that is measured; the other is for fitting
 LONGEST_PIECE = 40_000
 FRAMING = 7  # what OpenAI adds to a chat of one message
 LIBRARY = Path(sysconfig.get_path("stdlib"))
@@ -123,13 +123,13 @@ def texts(kind: str, half: int) -> str:
     if kind == "Chinese" and len(found) < 10:
         print("No Chinese is installed: a text of our own stands in.", file=sys.stderr)
         found = list(OUR_CHINESE) * 200
-    random.Random(kind).shuffle(found)  # noqa: S311 - a sample, no secret
+    random.Random(kind).shuffle(found)
     return "\n\n".join(found[half::2])
 
 
 def prompts(kind: str, half: int, *, escaped: bool = False) -> list[Prompt]:
     data = texts(kind, half).encode()
-    chance = random.Random(f"{kind} {half}")  # noqa: S311 - a sample, no secret
+    chance = random.Random(f"{kind} {half}")
     made = []
     for _ in range(PROMPTS):
         size = int(100 * 1000 ** chance.random())

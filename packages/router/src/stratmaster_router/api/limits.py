@@ -9,41 +9,51 @@ from stratmaster_router.domain.limits import Metric, Window
 from stratmaster_router.domain.money import NANO_DOLLARS, dollars
 from stratmaster_router.limits.leases import Lease
 
-_NAMES = {Metric.REQUESTS: b"requests", Metric.TOKENS: b"tokens"}
+_PLENTY = 2**63
+_USD, _TOKENS, _REQUESTS = Metric.USD, Metric.TOKENS, Metric.REQUESTS
 
 
 def limit_lines(leases: Iterable[Lease], now: int) -> bytes:
     """Header lines, each with its end, of the tightest account of each kind; `now` is in microseconds."""
-    lines = b""
-    tightest: dict[Metric, tuple[int, Lease]] = {}
+    requests = tokens = budget = _PLENTY
+    of_requests = of_tokens = 0
     for lease in leases:
-        metric = lease.account.metric
-        if metric is not Metric.PARALLEL:
-            room = lease.room(now)
-            if metric not in tightest or room < tightest[metric][0]:
-                tightest[metric] = room, lease
-    for metric, (room, lease) in tightest.items():
-        left = max(0, room)
-        if metric is Metric.USD:
-            lines += b"x-router-budget-remaining-usd: %d.%09d\r\n" % divmod(left, NANO_DOLLARS)
-        else:
-            limit = lease.account.limit
-            name = _NAMES[metric]
-            lines += b"x-ratelimit-limit-%b: %d\r\nx-ratelimit-remaining-%b: %d\r\nx-ratelimit-reset-%b: %b\r\n" % (
-                name,
-                limit,
-                name,
-                left,
-                name,
-                _duration((limit - left) * 60_000 // limit),
-            )
+        account = lease.account
+        metric = account.metric
+        room = lease.room(now)
+        if metric is _TOKENS:
+            if room < tokens:
+                tokens, of_tokens = room, account.limit
+        elif metric is _USD:
+            if room < budget:
+                budget = room
+        elif metric is _REQUESTS and room < requests:
+            requests, of_requests = room, account.limit
+    lines = b""
+    if of_requests:
+        lines = _rate_lines(b"requests", of_requests, requests)
+    if of_tokens:
+        lines += _rate_lines(b"tokens", of_tokens, tokens)
+    if budget is not _PLENTY:
+        lines += b"x-router-budget-remaining-usd: %d.%09d\r\n" % divmod(max(0, budget), NANO_DOLLARS)
     return lines
 
 
+def _rate_lines(name: bytes, limit: int, room: int) -> bytes:
+    left = max(0, room)
+    reset = (limit - left) * 60_000 // limit
+    return b"x-ratelimit-limit-%b: %d\r\nx-ratelimit-remaining-%b: %d\r\nx-ratelimit-reset-%b: %b\r\n" % (
+        name,
+        limit,
+        name,
+        left,
+        name,
+        b"%dms" % reset if reset < 1000 else _duration(reset),
+    )
+
+
 def _duration(milliseconds: int) -> bytes:
-    """As OpenAI writes a reset: `12ms`, `1.5s`, `6m0s`."""
-    if milliseconds < 1000:
-        return b"%dms" % milliseconds
+    """A second or more as OpenAI writes a reset: `1.5s`, `6m0s`."""
     minutes, rest = divmod(milliseconds, 60_000)
     seconds = b"%d.%03d" % divmod(rest, 1000)
     seconds = seconds.rstrip(b"0").rstrip(b".")

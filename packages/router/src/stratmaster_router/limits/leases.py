@@ -20,6 +20,7 @@ _REQUESTS = Metric.REQUESTS
 _LINGER = 30 * SECOND
 # How old what is known of an account may be for a refusal without asking.
 _FRESH = SECOND * 2 // 5
+_NEVER = 2**63
 _NOTHING = View(0, 0, 0, 0, 0, Lent())
 
 
@@ -29,13 +30,15 @@ class Lease:
     `start` and `low` are what was free after the last exchange and at the least since: their difference is how much
     is needed at hand, and `target` is what shall be free after an exchange. `queue` is above zero while requests wait
     for the database, so that no later one takes what comes in. `recalled`: others lack what is free here. `refused` is
-    the least amount that was refused since there last was room for it. `wanted_at` is when it was last needed.
+    the least amount that was refused since there last was room for it. `wanted_at` is when it was last needed, `ends`
+    when the calendar window ends that the account was last seen in.
     """
 
     __slots__ = (
         "account",
         "consumed",
         "dirty",
+        "ends",
         "free",
         "low",
         "queue",
@@ -67,6 +70,7 @@ class Lease:
         self.wanted_at = 0
         self.refused: int | None = None
         self.view = _NOTHING
+        self.ends = _NEVER
         self.seen_at = 0
 
     def used(self, now: int) -> int:
@@ -74,9 +78,7 @@ class Lease:
         view, account = self.view, self.account
         if account.window is Window.MINUTE:
             return drained(view.used, view.since, account.limit, now)[0] + self.consumed
-        if account.window is not Window.NOW and view.since and now >= window_end(account.window, view.since):
-            return self.consumed
-        return view.used + self.consumed
+        return self.consumed if now >= self.ends else view.used + self.consumed
 
     def elsewhere(self) -> int:
         """What requests of other processes had reserved when the account was last seen."""
@@ -248,6 +250,8 @@ class Leases:
         for share in batch.shares:
             lease = self._leases[share.account.key]
             lease.view, lease.seen_at = outcome.views[share.account.key], outcome.now
+            if share.account.metric is Metric.USD:
+                lease.ends = window_end(share.account.window, lease.view.since)
             lease.consumed -= lease.sent
             lease.returning -= share.returned
             lease.sent = 0

@@ -98,7 +98,7 @@ class Reservation:
         if not self.leases:
             return None
         # Far from every cap the crudest bound is reserved: it costs nothing, and what is not used comes back.
-        self._input = self._bound = input_bound(self._envelope.body, hop.model)
+        self._input = self._bound = input_bound(self._envelope.body, hop.model, self._envelope.fields)
         bound, cut = self._fit(hop)
         needs = self._sized(hop)
         if cut or not self._limiter.leases.take(needs):
@@ -127,7 +127,7 @@ class Reservation:
             else:
                 return bound, needs
         # Counting takes a millisecond for 32 KB.
-        count = partial(request_tokens, body, model)
+        count = partial(request_tokens, body, model, self._envelope.fields)
         counted = await asyncio.to_thread(count) if long else count()
         assert counted is not None
         if refused is not None and counted >= (self._bound if refused.account.metric is _USD else self._input):
@@ -254,7 +254,7 @@ class Reservation:
         assert hop is not None
         counted = None
         if len(envelope.body) < LONG_BODY:
-            counted = request_tokens(envelope.body, hop.model)
+            counted = request_tokens(envelope.body, hop.model, envelope.fields)
         if counted is None:
             counted = input_estimate(envelope.body)
         return Usage(counted, max(least, answer_tokens(text, hop.model)))
