@@ -30,6 +30,8 @@ _USD, _TOKENS, _REQUESTS = Metric.USD, Metric.TOKENS, Metric.REQUESTS
 _COUNTED = frozenset({_USD, _TOKENS})
 # Of what is left of an account after the input, the part that an answer without a bound may take.
 _PART = 4
+_BOUNDS = ("max_tokens",)
+_CHAT_BOUNDS = ("max_tokens", "max_completion_tokens")
 # A stream that outgrows its reservation takes a quarter of it more, and not less than this many tokens.
 _LEAST_GROWTH = 64
 # OpenAI's reasoning models refuse `max_tokens`; other servers do not all know `max_completion_tokens`.
@@ -162,7 +164,8 @@ class Reservation:
                 default = max(1, default * spare // self._output)
                 self._output = output_bound(self._endpoint, fields, default)[0]
         cut = default < hop.default_max_tokens
-        if not hop.budgeted or any(fields.get(name) is not None for name in ("max_tokens", "max_completion_tokens")):
+        bounds = _CHAT_BOUNDS if self._endpoint is Endpoint.CHAT else _BOUNDS
+        if not hop.budgeted or any(fields.get(name) is not None for name in bounds):
             return None, cut  # without a budget, or beside a bound that the upstream will refuse
         reasoning = self._endpoint is Endpoint.CHAT and _reasoning(hop.model)
         return ("max_completion_tokens" if reasoning else "max_tokens", default), cut
