@@ -7,10 +7,8 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from support.postgres import Postgres
+from support.postgres import Postgres, postgres  # noqa: F401  # a fixture
 from support.storm import outage, spend_in_turn, storm
-
-pytest_plugins = ["support.postgres"]
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -44,8 +42,9 @@ def test_nobody_is_refused_while_the_cap_has_room(database: str, tmp_path: Path)
     assert turn.problems() == []
 
 
-def test_a_database_outage_is_no_free_use_and_heals(postgres: Postgres, tmp_path: Path) -> None:
+def test_a_database_outage_is_no_free_use_and_heals(request: pytest.FixtureRequest, tmp_path: Path) -> None:
     """Ten seconds without a database: no 401, no 500, nothing lost, and back within two seconds."""
-    report = asyncio.run(outage(tmp_path, postgres.database(), postgres.stop, postgres.start))
+    server: Postgres = request.getfixturevalue("postgres")
+    report = asyncio.run(outage(tmp_path, server.database(), server.stop, server.start))
     assert report.problems() == []
     assert report.statuses["503 limit_store_unavailable"] > 0

@@ -229,7 +229,7 @@ def test_client_that_closes_its_half_is_no_failure_of_the_router(served: Served)
 
 def test_mutated_requests_never_stop_the_router(served: Served) -> None:
     """300 requests with bytes changed, cut, doubled or swapped at random: each ends, none with a failure of ours."""
-    chance = random.Random(20_261_124)  # noqa: S311  # the same mutations in every run
+    chance = random.Random(20_261_124)  # the same mutations in every run
     whole = POST + LENGTH + END + BODY
     for _ in range(300):
         data = bytearray(whole)

@@ -205,11 +205,11 @@ class Limiter:
                     dead = await self._store.reap()
                     if dead:
                         log.warning("processes died; what they held is presumed spent", processes=dead)
-            except StoreUnavailable:
-                self._outage()
+            except StoreUnavailable as reason:
+                self._outage(str(reason))
             except Exception:  # whatever it is, the loop must go on: without it every lease dries up
                 log.exception("exchange with the database failed")
-                self._outage()
+                self._outage("see above")
 
     async def _next_turn(self) -> None:
         """Until the interval has passed, or somebody waits and a turn out of order is left."""
@@ -246,7 +246,7 @@ class Limiter:
             async with asyncio.timeout(_ANSWER_WITHIN):
                 outcome = await self._store.exchange(batch)
         except TimeoutError:
-            raise StoreUnavailable from None
+            raise StoreUnavailable(f"no answer within {_ANSWER_WITHIN:g} s") from None
         self._unanswered = None
         for _ in batch.rows:
             self._rows.popleft()
@@ -290,10 +290,13 @@ class Limiter:
             self._down_since = None
             self._steady_since = time.monotonic()
 
-    def _outage(self) -> None:
+    def _outage(self, reason: str) -> None:
         if self._down_since is None:
             self._down_since = time.monotonic()
-            log.error("the database of limits cannot be reached; what is leased goes on, then requests are refused")
+            log.error(
+                "the database of limits cannot be reached; what is leased goes on, then requests are refused",
+                reason=reason,
+            )
         if time.monotonic() - self._answered > LEASE * 0.8:
             # Others may take this process for dead by now. Money and tokens are then booked as spent, so they may be;
             # slots are given to others.

@@ -260,4 +260,9 @@ class Reservation:
             counted = request_tokens(envelope.body, hop.model, envelope.fields)
         if counted is None:
             counted = input_estimate(envelope.body)
-        return Usage(counted, max(least, answer_tokens(text, hop.model)))
+        output = answer_tokens(text, hop.model)
+        if self.leases:
+            # The upstream was told of the bound, or the stream was watched: it cannot have made more than is reserved.
+            counted = min(counted, self._bound)
+            output = min(output, self._output)
+        return Usage(counted, max(least, output))

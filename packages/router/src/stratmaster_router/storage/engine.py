@@ -23,7 +23,7 @@ _DRIVERS = {
     "postgresql": "postgresql+asyncpg",
     "postgresql+asyncpg": "postgresql+asyncpg",
 }
-_LOCK_WITHIN = 5.0  # seconds that SQLite waits for another process's transaction
+_LOCK_WITHIN = 2.0  # seconds that SQLite waits for another process's transaction
 _CONNECT_WITHIN = 2.0
 _COMMAND_WITHIN = 5.0
 _REPORT_WITHIN = 300.0  # for who reads a whole ledger
@@ -98,6 +98,15 @@ def _postgresql(url: URL, *, read_only: bool) -> AsyncEngine:
 
 
 def _on_sqlite_connect(read_only: bool, connection: Any, _: Any) -> None:
+    try:
+        _set_up_sqlite(connection, read_only=read_only)
+    except BaseException:
+        # The pool does not have it yet, so nobody else would, and its thread would stay.
+        connection.close()
+        raise
+
+
+def _set_up_sqlite(connection: Any, *, read_only: bool) -> None:
     # Transactions are begun below, not by the driver, which would begin them too late and only to read.
     connection.isolation_level = None
     cursor = connection.cursor()

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from stratmaster_router.domain.ledger import LedgerRow
 from stratmaster_router.domain.routing import Decision, Hop, Provider, Refusal
 from stratmaster_router.domain.usage import Usage
 from stratmaster_router.gateway.settlement import CLIENT_CLOSED, Recorder, Settlement
@@ -16,6 +17,7 @@ from stratmaster_router.telemetry.metrics import Metrics
 from stratmaster_router.upstream.attempts import Attempt
 from stratmaster_router.upstream.execute import Trip
 
+Ledger = list[LedgerRow]
 CHAT = "/v1/chat/completions"
 FIRST = Hop(Provider("first", "openai", "http://first/v1"), "gpt-4.1")
 SECOND = Hop(Provider("second", "openai", "http://second/v1"), "gpt-4o-mini")
@@ -297,7 +299,7 @@ async def test_end_is_recorded_whole_and_once(
     """Each end has its one access line and its numbers; settling again, as a `finally` may, adds nothing."""
     metrics = Metrics()
     log = AccessLog(str(tmp_path / "access.log"))
-    recorder = Recorder(metrics, log, [].append)
+    recorder = Recorder(metrics, log, Ledger().append)
     settlement = Settlement("req_1", "POST", CHAT, perf_counter() - TOOK, **known)
     before = datetime.now(UTC)
 
@@ -322,7 +324,8 @@ async def test_numbers_are_kept_without_an_access_log(tmp_path: Path) -> None:
     metrics = Metrics()
     known, _, numbers = ENDS["a whole answer"]
 
-    Recorder(metrics, AccessLog("off"), [].append).settle(Settlement("req_1", "POST", CHAT, perf_counter(), **known))
+    settlement = Settlement("req_1", "POST", CHAT, perf_counter(), **known)
+    Recorder(metrics, AccessLog("off"), Ledger().append).settle(settlement)
 
     assert counted(metrics) == numbers
 
@@ -330,7 +333,7 @@ async def test_numbers_are_kept_without_an_access_log(tmp_path: Path) -> None:
 def test_each_request_counts() -> None:
     """Two requests that end alike are two."""
     metrics = Metrics()
-    recorder = Recorder(metrics, AccessLog("off"), [].append)
+    recorder = Recorder(metrics, AccessLog("off"), Ledger().append)
     known, _, _ = ENDS["a refusal"]
     for number in range(2):
         recorder.settle(Settlement(f"req_{number}", "POST", CHAT, perf_counter(), **known))
