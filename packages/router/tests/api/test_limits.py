@@ -581,11 +581,11 @@ def test_a_stream_that_outgrows_its_bound_is_cut_at_the_budget(mock: Mock, tmp_p
             "requested": 0.00013,
         },
     }
-    assert texts(found[:-1]) == 10
+    assert texts(found[:-1]) in (10, 11)
     assert b"[DONE]" not in answer.body
     assert request["state"] == "disconnected"
     assert (row["status"], row["estimated"], row["attempts"]) == (200, 1, 1)
-    assert row["output_tokens"] >= 11
+    assert row["output_tokens"] == 11
     assert row["cost_nanousd"] == row["input_tokens"] * 1_000 + row["output_tokens"] * 2_000
     assert account == {"usd": pytest.approx(row["cost_nanousd"] / 10**9)}
 
@@ -617,8 +617,7 @@ def test_a_stream_that_outgrows_its_bound_is_cut_at_the_tokens(mock: Mock, tmp_p
     assert b"[DONE]" not in answer.body
     assert request["state"] == "disconnected"
     assert (row["status"], row["estimated"]) == (200, 1)
-    assert 20 < texts(found[:-1]) < row["output_tokens"]
-    assert texts(found[:-1]) < 240
+    assert 20 < texts(found[:-1]) <= row["output_tokens"] < 240
 
 
 def test_a_stream_may_grow_while_there_is_room(mock: Mock, tmp_path: Path) -> None:
@@ -653,6 +652,28 @@ def test_an_answer_without_usage_is_counted_here(mock: Mock, tmp_path: Path) -> 
     assert [row["estimated"] for row in (first, second)] == [1, 1]
     assert told(plain) == {"x-router-budget-remaining-usd": "0.999971000"}
     assert account == {"usd": 63e-6}
+
+
+@pytest.mark.xfail(strict=True, reason="counted is cut to what is reserved, also where no bound was sent upstream")
+@pytest.mark.parametrize("limits", ["tpm: 400", "rpm: 9, default_max_tokens: 20", "max_parallel: 9"])
+def test_an_answer_without_usage_is_no_shorter_than_it_is(mock: Mock, tmp_path: Path, limits: str) -> None:
+    """Without a budget nobody was told of a bound: 5,000 words are no fewer than 5,000 tokens."""
+    with running_router(tmp_path, policy(mock, limits, "gpt-4.1@fault=no-usage,chunks=5000")) as router:
+        answer = chat(router)
+        row = rows(tmp_path, 1)[0]
+
+    assert answer.status == 200
+    assert row["output_tokens"] >= 5_000
+
+
+@pytest.mark.xfail(strict=True, reason="a text of one or two bytes is taken for none, in a completion's events")
+def test_a_completion_in_short_pieces_is_counted_whole(mock: Mock, tmp_path: Path) -> None:
+    """`echo: a b c` has five tokens, however it comes."""
+    with running_router(tmp_path, policy(mock, "budget_usd_day: 1", "gpt-4.1@fault=no-usage")) as router:
+        stream(router, TEXT, prompt="a b c")
+        row = rows(tmp_path, 1)[0]
+
+    assert row["output_tokens"] == 5
 
 
 def test_a_client_that_leaves_a_stream_pays_for_what_came(mock: Mock, tmp_path: Path) -> None:
@@ -705,6 +726,37 @@ def test_a_plain_answer_that_is_lost_costs_all_that_was_reserved(mock: Mock, tmp
     assert (row["status"], row["input_tokens"], row["output_tokens"], row["estimated"]) == (503, 92, 50, 1)
     assert row["cost_nanousd"] == 192_000
     assert account == {"usd": 192e-6}
+
+
+@pytest.mark.xfail(strict=True, reason="a lost answer is booked again when the next hop's reservation is refused")
+def test_a_lost_answer_is_booked_once_where_the_next_hop_is_refused(mock: Mock, tmp_path: Path) -> None:
+    """The ledger says what the account says: 92 bytes of input and 50 tokens of output."""
+    text = policy(mock, "budget_usd_day: 0.0003", "m@fault=cut", second="")
+    with running_router(tmp_path, text) as router:
+        error = refused(chat(router, **BOUND))
+        account = used(router)
+        row = rows(tmp_path, 1)[0]
+
+    assert error["code"] == "budget_exceeded"
+    assert error["limit"].items() >= {"used": 0.000192, "requested": NEEDED_USD}.items()
+    assert account == {"usd": 192e-6}
+    assert (row["status"], row["attempts"], row["estimated"]) == (429, 1, 1)
+    assert (row["input_tokens"], row["output_tokens"], row["cost_nanousd"]) == (92, 50, 192_000)
+
+
+def test_a_lost_answer_and_the_next_one_are_both_booked(mock: Mock, tmp_path: Path) -> None:
+    """All that the first may have cost, and what the second did: the row has the sum."""
+    text = policy(mock, "budget_usd_day: 1", "m@fault=cut", second="")
+    with running_router(tmp_path, text) as router:
+        answer = chat(router, **BOUND)
+        account = used(router)
+        row = rows(tmp_path, 1)[0]
+
+    # 92 + 1 tokens of input, 50 + 2 of output.
+    assert told(answer) == {"x-router-budget-remaining-usd": "0.999803000"}
+    assert account == {"usd": 197e-6}
+    assert (row["provider"], row["status"], row["attempts"], row["estimated"]) == ("second", 200, 2, 1)
+    assert (row["input_tokens"], row["output_tokens"], row["cost_nanousd"]) == (93, 52, 197_000)
 
 
 def reload(router: RunningRouter, text: str) -> None:

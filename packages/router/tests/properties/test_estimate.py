@@ -69,6 +69,19 @@ def test_the_bound_is_no_less_than_the_count(made: Body, model: str) -> None:
 
 
 @unhurried
+@given(bodies, st.sampled_from(["gpt-4.1", "gpt-4o-mini", "gpt-4"]), st.integers(0, 3), st.booleans())
+def test_the_bound_is_no_less_than_the_request_count(made: Body, model: str, pictures: int, escaped: bool) -> None:
+    """The dearer figure is the closer one, with pictures or without: who fits the bound fits the count."""
+    fields = dict(made[1])
+    links = [f"data:image/png;base64,{'Qk0/' * 9}{number}" for number in range(pictures)]
+    shown = [{"type": "image_url", "image_url": {"url": link}} for link in links]
+    fields["messages"] = [*fields["messages"], {"role": "user", "content": shown}]
+    body = json.dumps(fields, ensure_ascii=escaped).encode()
+
+    assert input_bound(body, model, fields) >= (request_tokens(body, model, fields) or 0)
+
+
+@unhurried
 @given(bodies, st.sampled_from(["gpt-4o", "gpt-4"]))
 def test_the_request_count_is_no_less_than_what_is_billed(made: Body, model: str) -> None:
     """What is billed for messages: their text, a role, three tokens for each and three for the answer."""

@@ -6,7 +6,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from stratmaster_router.domain.limits import Account, Metric, Window
-from stratmaster_router.limits.accounts import SECOND, Batch, Outcome, drained
+from stratmaster_router.limits.accounts import SECOND, Batch, drained
 from stratmaster_router.limits.leases import Leases, Needs
 from support.memory_store import MemoryStore
 
@@ -27,7 +27,7 @@ class Process:
     def __init__(self, name: str) -> None:
         self.leases = Leases(name)
         self.open: list[list[tuple[Account, int]]] = []
-        self.lost: tuple[Batch, Outcome | None, list[Needs]] | None = None
+        self.unanswered: Batch | None = None
 
 
 class LeaseMachine(RuleBasedStateMachine):
@@ -48,8 +48,7 @@ class LeaseMachine(RuleBasedStateMachine):
         # What was truly used of a bucket, drained as time passes; of a budget, in its window.
         self.true_used = {account.key: 0 for account in self.accounts}
         self.true_since = {account.key: self.now for account in self.accounts}
-        self.over = {account.key: False for account in self.accounts}
-        self.lowered = False
+        self.doubted = False
         for _ in range(3):
             self.join()
 
@@ -79,7 +78,7 @@ class LeaseMachine(RuleBasedStateMachine):
         ]
         needs = [(process.leases.lease(account), amount) for account, amount in wanted]
         granted = process.leases.take(needs)
-        if not granted and process.lost is None:
+        if not granted and process.unanswered is None:
             before = {key: (t.used, t.held) for key, t in self.store.truths.items()}
             (lacking,) = self._exchange(process, [needs])
             granted = lacking is None
@@ -109,8 +108,29 @@ class LeaseMachine(RuleBasedStateMachine):
     def sync(self, index: int, interval: bool) -> None:
         """A process exchanges in turn."""
         process = self.processes[index % len(self.processes)]
-        if process.lost is None:
+        if process.unanswered is not None:
+            outcome = self.store.apply(process.unanswered)
+            process.leases.apply(process.unanswered, [], outcome)
+            process.unanswered = None
+        else:
             self._exchange(process, [], interval=interval)
+
+    @rule(index=st.integers(0, 4), applied=st.booleans())
+    def lose_an_answer(self, index: int, applied: bool) -> None:
+        """An exchange of which the process does not hear: it may have been applied, and is repeated until it is."""
+        process = self.processes[index % len(self.processes)]
+        if process.unanswered is None:
+            process.unanswered = process.leases.batch([], [], interval=True, now=self.now)
+            if applied:
+                self.store.apply(process.unanswered)
+
+    @rule(index=st.integers(0, 4))
+    def is_taken_for_dead(self, index: int) -> None:
+        """A process is not heard of for so long that others book what it held; it lives, and comes back."""
+        name = self.processes[index % len(self.processes)].leases.name
+        if name in self.store.expires:
+            self.store.die(name)
+            self.doubted = True
 
     def _exchange(self, process: Process, asks: list[Needs], *, interval: bool = True) -> tuple[str | None, ...]:
         batch = process.leases.batch(asks, [], interval=interval, now=self.now)
@@ -159,6 +179,9 @@ class LeaseMachine(RuleBasedStateMachine):
             else:
                 true = self.true_used[account.key]
             assert truth.held >= truth.reserved >= 0
+            if self.doubted and account.metric is not Metric.USD:
+                # What was booked of somebody who lives stays booked, and slots were given to others.
+                continue
             assert used + truth.held <= account.limit
             if account.metric is not Metric.PARALLEL:
                 assert true <= account.limit
@@ -169,12 +192,14 @@ class LeaseMachine(RuleBasedStateMachine):
     def processes_and_database_agree(self) -> None:
         """What the database says a process holds is what that process counts."""
         for process in self.processes:
+            if process.unanswered is not None or process.leases.name in self.store.dead:
+                continue
             lents = self.store.lents.get(process.leases.name, {})
             for lease in process.leases:
                 held = lease.free + lease.reserved + lease.consumed + lease.returning
                 lent = lents.get(lease.account.key)
-                assert held == (0 if lent is None else lent.held)
-                assert lease.free >= 0
+                assert held == (0 if lent is None else lent.held) or lease.dirty
+                assert lease.free >= 0 or lease.dirty or self.doubted
                 assert lease.reserved >= 0
 
     def teardown(self) -> None:
@@ -186,12 +211,19 @@ class LeaseMachine(RuleBasedStateMachine):
                 for account, amount in need:
                     if account.metric is not Metric.REQUESTS:
                         process.leases.settle(process.leases.lease(account), amount, 0)
+            self.sync(self.processes.index(process), interval=True)
+            process.leases.give_all_back()
+            self._exchange(process, [])
+            # A second time, for one that had been taken for dead.
             process.leases.give_all_back()
             self._exchange(process, [])
         for account in self.accounts:
             truth = self.store.truths.get(account.key)
             if truth is not None:
                 assert truth.held == truth.reserved == 0
+                if account.metric is Metric.USD and not self.store.presumed.get(account.key):
+                    # More where midnight passed between a use and its report: that counts in the new window.
+                    assert truth.used >= self.true_used[account.key]
 
 
 TestLeases = LeaseMachine.TestCase

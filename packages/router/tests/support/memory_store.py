@@ -4,7 +4,19 @@ from collections.abc import Callable
 
 from stratmaster_router.domain.ledger import LedgerRow
 from stratmaster_router.domain.limits import Account
-from stratmaster_router.limits.accounts import RECALL, SECOND, Batch, Lent, Outcome, Truth, View, exchange, presume
+from stratmaster_router.limits.accounts import (
+    RECALL,
+    SECOND,
+    Batch,
+    Lent,
+    Outcome,
+    Share,
+    Truth,
+    View,
+    exchange,
+    presume,
+    unpresume,
+)
 from stratmaster_router.limits.store import LEASE, StoreUnavailable
 
 
@@ -22,11 +34,20 @@ class MemoryStore:
         self.rows: list[LedgerRow] = []
         self.presumed: dict[str, int] = {}
         self.recalled: dict[str, int] = {}
+        self.numbers: dict[str, int] = {}
+        # What the dead are presumed to have spent: by process, then by account, with the window's beginning.
+        self.dead: dict[str, dict[str, tuple[int, int]]] = {}
 
     def apply(self, batch: Batch) -> Outcome:
         """One exchange."""
         now = self.now()
         self.exchanges += 1
+        replayed = batch.number <= self.numbers.get(batch.process, 0)
+        self.numbers[batch.process] = batch.number
+        lost = batch.process in self.dead
+        for key, (spent, since) in self.dead.pop(batch.process, {}).items():
+            unpresume(self.truths[key], spent, since, self.accounts[key], now)
+            self.presumed[key] -= spent
         lents = self.lents.setdefault(batch.process, {})
         self.expires[batch.process] = now + int(LEASE * SECOND)
         for share in batch.shares:
@@ -34,8 +55,15 @@ class MemoryStore:
             self.accounts[key] = share.account
             self.truths.setdefault(key, Truth())
             lents.setdefault(key, Lent())
-        lacking = exchange(batch, self.truths, lents, len(self.expires), now)
-        self.rows += batch.rows
+        if replayed:
+            lacking: tuple[str | None, ...] = tuple([needs[0][0] for needs in batch.asks])
+            if lost:
+                # What it reported is in the books; of its lease only what is under way is left.
+                shares = tuple([Share(share.account, reserved=share.reserved) for share in batch.shares])
+                exchange(Batch(batch.process, batch.number, shares), self.truths, lents, len(self.expires), now)
+        else:
+            lacking = exchange(batch, self.truths, lents, len(self.expires), now)
+            self.rows += batch.rows
         for lacked in lacking:
             if lacked is not None and self.truths[lacked].recalled == now:
                 self.recalled[lacked] = now
@@ -46,7 +74,7 @@ class MemoryStore:
             views[share.account.key] = View(
                 truth.used, truth.since, truth.held, truth.reserved, truth.recalled, Lent(mine.held, mine.reserved)
             )
-        return Outcome(now, len(self.expires), views, lacking, tuple(self.recalled))
+        return Outcome(now, len(self.expires), views, lacking, tuple(self.recalled), lost, replayed)
 
     def die(self, process: str) -> None:
         """Book what `process` held: its lease has run out."""
@@ -54,6 +82,7 @@ class MemoryStore:
         for key, lent in self.lents.pop(process, {}).items():
             spent = presume(self.truths[key], lent, self.accounts[key], self.now())
             self.presumed[key] = self.presumed.get(key, 0) + spent
+            self.dead.setdefault(process, {})[key] = spent, self.truths[key].since
 
     async def exchange(self, batch: Batch) -> Outcome:
         """As `LimitStore.exchange`."""

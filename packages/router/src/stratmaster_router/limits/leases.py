@@ -245,7 +245,8 @@ class Leases:
             if lacking is None:
                 for lease, amount in needs:
                     self.bind(lease, amount)
-        if outcome.lost:
+        if outcome.lost or outcome.replayed:
+            # The answer that got lost may have said that this process had been taken for dead.
             self._forfeit({share.account.key for share in batch.shares})
         for share in batch.shares:
             lease = self._leases[share.account.key]
@@ -270,7 +271,7 @@ class Leases:
                 self.touch(held)
 
     def _forfeit(self, reported: set[str]) -> None:
-        """This process had been taken for dead: nothing is held but what the batch has just reported."""
+        """Count on nothing but what the batch has reported; the next exchange shows what of the rest is still held."""
         for key, lease in self._leases.items():
             if key not in reported:
                 lease.returning = 0

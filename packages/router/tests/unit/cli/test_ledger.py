@@ -15,7 +15,10 @@ from stratmaster_router.domain.ledger import LedgerRow
 from stratmaster_router.storage.books import Books
 from stratmaster_router.storage.engine import database_url, make_engine, transaction
 from stratmaster_router.storage.schema import prepare
+from support.calls import chat, eventually
+from support.policies import one_hop
 from support.processes import COMMAND, clean_environ
+from support.servers import running_mock, running_router
 from typer.testing import CliRunner
 
 NOON = int(datetime(2026, 11, 24, 12, tzinfo=UTC).timestamp()) * 1_000_000
@@ -288,3 +291,35 @@ def test_who_stops_reading_is_no_error(tmp_path: Path) -> None:
         process.stdout.close()
         assert process.stderr.read() == b""
         assert process.wait() == 0
+
+
+def test_the_ledger_of_a_router_that_runs(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its calls are there a moment later, and reading them disturbs nobody."""
+    monkeypatch.setenv("ROUTER_DATABASE_URL", f"sqlite:///{tmp_path}/router.db")
+    with running_mock() as mock, running_router(tmp_path, one_hop(mock.url, "gpt-4.1@prompt_tokens=9")) as router:
+        answers = [chat(router) for _ in range(2)]
+        exported = eventually(lambda: run("export", "--format", "jsonl"), lambda seen: seen.stdout.count("\n") == 2)
+        total = json.loads(run("summary", "--format", "json").stdout)
+        after = chat(router)
+
+    written = [json.loads(line) for line in exported.stdout.splitlines()]
+    assert [row["request_id"] for row in written] == [answer.headers["x-request-id"] for answer in answers]
+    assert [row["policy"] for row in written] == [answer.headers["x-router-policy"] for answer in answers]
+    for row in written:
+        assert abs(datetime.now(UTC) - datetime.fromisoformat(row.pop("time"))).total_seconds() < 60
+        del row["request_id"], row["policy"], row["cost_nanousd"]
+        assert row == {
+            "tenant": "acme",
+            "task": "reasoning",
+            "provider": "only",
+            "model": "gpt-4.1@prompt_tokens=9",
+            "input_tokens": 9,
+            "cached_input_tokens": 0,
+            "output_tokens": 2,
+            "status": 200,
+            "attempts": 1,
+            "estimated": False,
+            "presumed": False,
+        }
+    assert [(each["requests"], each["input_tokens"], each["output_tokens"]) for each in total] == [(2, 18, 4)]
+    assert after.status == 200
