@@ -1,5 +1,6 @@
 """What a client is told of its limits: response headers and the `limit` member of an error. Source: wire.md."""
 
+import math
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
@@ -25,7 +26,7 @@ def limit_lines(leases: Iterable[Lease], now: int) -> bytes:
             if room < tokens:
                 tokens, of_tokens = room, account.limit
         elif metric is _USD:
-            if room < budget:
+            if room < budget:  # noqa: PLR1730  # min() is a call
                 budget = room
         elif metric is _REQUESTS and room < requests:
             requests, of_requests = room, account.limit
@@ -74,6 +75,6 @@ def limit_details(error: LimitExceeded | RequestExceedsLimit) -> dict[str, Any]:
         details["used"] = amount(error.used)
     details["requested"] = amount(error.requested)
     if isinstance(error, LimitExceeded):
-        resets = datetime.fromtimestamp(error.resets_at, UTC)
+        resets = datetime.fromtimestamp(math.ceil(error.resets_at), UTC)
         details["resets_at"] = resets.isoformat(timespec="seconds").replace("+00:00", "Z")
     return details

@@ -51,7 +51,7 @@ class Settlement(Struct):
         reservation = self.reservation
         assert reservation is not None
         if usage is None:
-            usage = reservation.counted(text(), least)
+            usage = reservation.counted(text(), least, watched=self.stream)
             reservation.settle(usage, estimated=True)
         else:
             if not whole and usage.output < least:

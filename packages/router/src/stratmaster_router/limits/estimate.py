@@ -199,8 +199,8 @@ def output_bound(endpoint: Endpoint, fields: Mapping[str, Any], default: int) ->
 
 
 def _count(value: Any) -> int:
-    """A whole number above zero as it is, and 0 for all else: that is the upstream's to refuse."""
-    return value if type(value) is int and value > 0 else 0
+    """A whole number above zero, and 0 for all else: that is the upstream's to refuse. A billion is without bound."""
+    return min(value, 10**9) if type(value) is int and value > 0 else 0
 
 
 def _prompts(prompt: Any) -> int:

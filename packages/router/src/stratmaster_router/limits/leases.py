@@ -183,13 +183,16 @@ class Leases:
             lease.dirty = True
             self._dirty.append(lease)
 
-    def refusing(self, needs: Needs, now: int) -> Lease | None:
-        """The lease that refuses `needs` without asking, as the accounts were when last seen; None to ask."""
+    def refusing(self, needs: Needs, now: int, *, patient: bool = True) -> Lease | None:
+        """The lease that refuses `needs` without asking, as the accounts were when last seen; None to ask.
+
+        `patient`: what requests under way may give back is worth asking for.
+        """
         for lease, amount in needs:
             fresh = now - lease.seen_at < _FRESH
             if fresh and lease.free < amount and amount > lease.room(now):
                 known = lease.refused is not None and amount >= lease.refused
-                if known or not lease.worth_waiting(amount, now):
+                if known or not patient or not lease.worth_waiting(amount, now):
                     self.touch(lease)  # the next exchange shows whether it still is so
                     return lease
         return None

@@ -42,9 +42,10 @@ log = structlog.stdlib.get_logger("stratmaster_router")
 class _Waiting:
     """A request that waits for the database."""
 
-    __slots__ = ("answer", "began", "needs")
+    __slots__ = ("answer", "began", "needs", "patient")
 
-    def __init__(self, needs: Needs, began: float) -> None:
+    def __init__(self, needs: Needs, began: float, *, patient: bool) -> None:
+        self.patient = patient
         self.needs = needs
         self.began = began
         self.answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -96,6 +97,9 @@ class Limiter:
                     return
             except StoreUnavailable:
                 await asyncio.sleep(INTERVAL)
+            except Exception:  # the other parts of the router must still be closed
+                log.exception("last exchange with the database failed")
+                break
         log.error("ledger rows not written: the database could not be reached", rows=len(self._rows))
 
     @property
@@ -116,8 +120,8 @@ class Limiter:
         """Write `row` with the next exchange."""
         self._rows.append(row)
 
-    async def reserve(self, needs: Needs) -> None:
-        """Reserve all of `needs`, or nothing.
+    async def reserve(self, needs: Needs, *, patient: bool = True) -> None:
+        """Reserve all of `needs`, or nothing. `patient`: what others may give back soon is waited for.
 
         Raises `RequestExceedsLimit` for what no account could ever hold, `LimitExceeded`, `LimitStoreUnavailable`.
         """
@@ -131,13 +135,13 @@ class Limiter:
         if self._down_since is not None:
             self._reserve_without_store(needs)
             return
-        refusing = self.leases.refusing(needs, self.now())
+        refusing = self.leases.refusing(needs, self.now(), patient=patient)
         if refusing is not None:
             raise self._exceeded(refusing, needs)
-        await self._ask(needs)
+        await self._ask(needs, patient=patient)
 
-    async def _ask(self, needs: Needs) -> None:
-        waiting = _Waiting(needs, time.monotonic())
+    async def _ask(self, needs: Needs, *, patient: bool) -> None:
+        waiting = _Waiting(needs, time.monotonic(), patient=patient)
         self._waiting.append(waiting)
         for lease, _ in needs:
             lease.queue += 1
@@ -275,7 +279,8 @@ class Limiter:
             else:
                 lease, amount = next(need for need in each.needs if need[0].account.key == lacking)
                 patience = max(_PATIENCE[lease.account.metric], _RECALL_PATIENCE)
-                if not lease.worth_waiting(amount, outcome.now) or now - each.began > patience:
+                late = not each.patient or now - each.began > patience
+                if late or not lease.worth_waiting(amount, outcome.now):
                     lease.refused = amount if lease.refused is None else min(amount, lease.refused)
                     self._dismiss(each)
                     each.answer.set_exception(self._exceeded(lease, each.needs))

@@ -7,9 +7,11 @@ overspent, and a ledger that forgot it would be wrong.
 
 import asyncio
 import re
+from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
-from stratmaster_router.domain.errors import LimitExceeded, RequestExceedsLimit
+from stratmaster_router.domain.errors import InvalidRequest, LimitExceeded, RequestExceedsLimit
 from stratmaster_router.domain.limits import Metric
 from stratmaster_router.domain.routing import Endpoint, Hop
 from stratmaster_router.domain.usage import Usage
@@ -30,12 +32,25 @@ _USD, _TOKENS, _REQUESTS = Metric.USD, Metric.TOKENS, Metric.REQUESTS
 _COUNTED = frozenset({_USD, _TOKENS})
 # Of what is left of an account after the input, the part that an answer without a bound may take.
 _PART = 4
+# What a database can hold; a price and a size that are both absurd could come to more.
+_MOST_NANOUSD = 2**62
 _BOUNDS = ("max_tokens",)
 _CHAT_BOUNDS = ("max_tokens", "max_completion_tokens")
 # A stream that outgrows its reservation takes a quarter of it more, and not less than this many tokens.
 _LEAST_GROWTH = 64
+_LAST_GROWTH = 4  # when there is no room for that
 # OpenAI's reasoning models refuse `max_tokens`; other servers do not all know `max_completion_tokens`.
 _reasoning = re.compile(r"(?:.*/)?(?:o\d|gpt-[5-9])").match
+
+
+def _check_bounds(fields: Mapping[str, Any], names: tuple[str, ...]) -> None:
+    """Under a budget a bound that a lenient upstream might read in its own way is no bound. Raises `InvalidRequest`."""
+    for name in names:
+        value = fields.get(name)
+        if value is not None and (type(value) is not int or value < 1):
+            raise InvalidRequest(
+                f"'{name}' must be a whole number above 0: a budget applies to this tenant.", param=name
+            )
 
 
 class Reservation:
@@ -48,6 +63,7 @@ class Reservation:
     __slots__ = (
         "_accounted",
         "_bound",
+        "_bounded",
         "_endpoint",
         "_envelope",
         "_hop",
@@ -71,6 +87,8 @@ class Reservation:
         # Input tokens: likely, and at most.
         self._input = self._bound = 0
         self._output = 0
+        # Whether the upstream knows how long the answer may be at most.
+        self._bounded = False
         # Accounts that have counted this request: a request counts once, whatever it takes to answer it.
         self._accounted: set[str] = set()
         self.leases: tuple[Lease, ...] = ()
@@ -148,7 +166,11 @@ class Reservation:
         """
         fields = self._envelope.fields
         default = hop.default_max_tokens
+        bounds = _CHAT_BOUNDS if self._endpoint is Endpoint.CHAT else _BOUNDS
+        if hop.budgeted:
+            _check_bounds(fields, bounds)
         self._output, chosen = output_bound(self._endpoint, fields, default)
+        self._bounded = chosen or hop.budgeted
         if chosen:
             return None, False
         for account in hop.accounts:
@@ -164,9 +186,8 @@ class Reservation:
                 default = max(1, default * spare // self._output)
                 self._output = output_bound(self._endpoint, fields, default)[0]
         cut = default < hop.default_max_tokens
-        bounds = _CHAT_BOUNDS if self._endpoint is Endpoint.CHAT else _BOUNDS
-        if not hop.budgeted or any(fields.get(name) is not None for name in bounds):
-            return None, cut  # without a budget, or beside a bound that the upstream will refuse
+        if not hop.budgeted:
+            return None, cut
         reasoning = self._endpoint is Endpoint.CHAT and _reasoning(hop.model)
         return ("max_completion_tokens" if reasoning else "max_tokens", default), cut
 
@@ -185,9 +206,14 @@ class Reservation:
 
     async def grow(self, tokens: int) -> None:
         """Reserve for at least `tokens` of output. Raises what `Limiter.reserve` raises; the old reservation stays."""
+        try:
+            await self._grow_to(max(tokens + _LEAST_GROWTH, self._output + self._output // 4))
+        except LimitExceeded:
+            await self._grow_to(tokens + _LAST_GROWTH)
+
+    async def _grow_to(self, target: int) -> None:
         hop = self._hop
         assert hop is not None
-        target = max(tokens + _LEAST_GROWTH, self._output + self._output // 4)
         before = {lease: amount for lease, amount in self._needs if lease.account.metric in _COUNTED}
         if not before:
             self._output = target
@@ -199,7 +225,8 @@ class Reservation:
             else:
                 assert hop.price is not None
                 more.append((lease, max(0, hop.price.bound(self._bound, target) - amount)))
-        await self._limiter.reserve(more)
+        # The upstream goes on meanwhile, so there is no time to wait for what other requests may give back.
+        await self._limiter.reserve(more, patient=False)
         added = dict(more)
         self._needs = [(lease, amount + added.get(lease, 0)) for lease, amount in self._needs]
         self._output = target
@@ -221,7 +248,7 @@ class Reservation:
     def _book(self, usage: Usage, *, estimated: bool) -> None:
         hop = self._hop
         assert hop is not None
-        cost = None if hop.price is None else hop.price.cost(usage)
+        cost = None if hop.price is None else min(hop.price.cost(usage), _MOST_NANOUSD)
         tokens = usage.input + usage.output
         needs, self._needs = self._needs, []
         settle = self._limiter.settle
@@ -251,8 +278,11 @@ class Reservation:
         else:
             self._book(usage, estimated=estimated)
 
-    def counted(self, text: str, least: int) -> Usage:
-        """What the last hop used, counted here because the upstream did not say: `least` output tokens or more."""
+    def counted(self, text: str, least: int, *, watched: bool) -> Usage:
+        """What the last hop used, counted here because the upstream did not say: `least` output tokens or more.
+
+        `watched`: a stream, whose reservation grew with it.
+        """
         hop, envelope = self._hop, self._envelope
         assert hop is not None
         counted = None
@@ -261,8 +291,7 @@ class Reservation:
         if counted is None:
             counted = input_estimate(envelope.body)
         output = answer_tokens(text, hop.model)
-        if self.leases:
-            # The upstream was told of the bound, or the stream was watched: it cannot have made more than is reserved.
-            counted = min(counted, self._bound)
+        if self._bounded or (watched and self.leases):
+            # The upstream knew the bound, or would have been cut: it cannot have made more than is reserved.
             output = min(output, self._output)
         return Usage(counted, max(least, output))

@@ -106,24 +106,24 @@ async def execute(
     """Try the hops of `decision` in order, noting each attempt in `trip`.
 
     Raises `UpstreamRejected` (the request is wrong), `AllProvidersUnavailable` (the plan is exhausted),
-    `DeadlineExceeded`, `ClientDisconnected`, what `admit` raises, and the refusal of the first hop that a limit removed
-    where no hop was left to try.
+    `DeadlineExceeded`, `ClientDisconnected`, what `admit` raises, and where limits left no hop to try the refusal of
+    the one that has room soonest.
     """
-    refusal: RouterError | None = None
+    removed: HopRemoved | None = None
     while True:
         hop = next_hop(decision.hops, trip.attempts)
         if hop is None:
-            if refusal is not None and not trip.calls:
-                raise refusal
+            if removed is not None and not trip.calls:
+                raise removed.refusal
             raise _exhausted(trip.attempts)
+        exposure, trip.exposure = trip.exposure, _NOTHING  # it is for `admit` to book, once
         try:
-            bound = await admit(hop, trip.exposure)
-        except HopRemoved as removed:
-            refusal = refusal or removed.refusal
-            trip.exposure = _NOTHING
-            trip.removed(hop, removed.code, removed.wait)
+            bound = await admit(hop, exposure)
+        except HopRemoved as refused:
+            trip.removed(hop, refused.code, refused.wait)
+            if removed is None or _sooner(refused, removed):
+                removed = refused
             continue
-        trip.exposure = _NOTHING
         began = perf_counter()
         try:
             reply = await _try(hop, endpoint, envelope, bound, headers, upstreams, watch, trip)
@@ -142,6 +142,11 @@ async def execute(
             watch.commit()
             trip.record(hop, began, 200, None)
             return reply
+
+
+def _sooner(one: HopRemoved, other: HopRemoved) -> bool:
+    """Whether the limit that removed `one` lets a request through before that of `other` does."""
+    return one.wait is not None and (other.wait is None or one.wait < other.wait)
 
 
 async def _try(

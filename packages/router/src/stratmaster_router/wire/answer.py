@@ -91,6 +91,7 @@ _decode_chunk = msgspec.json.Decoder(_Chunk).decode
 # `{}` and `null` say nothing; `{"content":""}` is what stands around a text; no usual token is longer than 16 bytes.
 _EMPTY = 4
 _FRAME = 14
+_NO_TEXTS = (b'""', b"null")
 _LONGEST_TOKEN = 16
 
 
@@ -239,7 +240,7 @@ class StreamReader:
         if choices:
             for choice in choices:
                 piece = choice.delta or choice.text
-                if len(piece) > _EMPTY:
+                if len(piece) > _EMPTY or (choice.text and piece not in _NO_TEXTS):
                     self._pieces += piece
                     self._pieces += b"\n"
                     if choice.index in self._unfinished or choice.text:  # a chat's first chunk often only opens it

@@ -28,6 +28,8 @@ class _WireCounts(Struct):
     total_tokens: int | None = None
 
 
+_MOST = 10**12  # tokens; what claims more cannot be believed
+
 _decode = msgspec.json.Decoder(_WireUsage | None).decode
 _decode_counts = msgspec.json.Decoder(_WireCounts).decode
 
@@ -54,7 +56,7 @@ def read_usage(raw: Raw) -> Usage | None:
             counted_input = wire.total_tokens - (counted_output or 0)
         elif counted_output is None:
             counted_output = max(0, wire.total_tokens - counted_input)
-    if counted_input is None or counted_input < 0 or (counted_output or 0) < 0:
+    if counted_input is None or not 0 <= counted_input <= _MOST or not 0 <= (counted_output or 0) <= _MOST:
         return None
     cached = wire.prompt_tokens_details.cached_tokens if wire.prompt_tokens_details else None
     reasoning = wire.completion_tokens_details.reasoning_tokens if wire.completion_tokens_details else None

@@ -178,7 +178,7 @@ def test_bound_of_odd_messages(messages: Any) -> None:
         (CHAT, {"max_completion_tokens": 7, "max_tokens": None}, (7, True)),
         (CHAT, {"max_tokens": 5, "n": 3}, (15, True)),
         (CHAT, {"n": 2}, (2 * DEFAULT, False)),
-        (CHAT, {"max_tokens": 10**30}, (10**30, True)),
+        (CHAT, {"max_tokens": 10**30}, (10**9, True)),
         (CHAT, {"max_tokens": 5, "best_of": 9}, (5, True)),
         (CHAT, {"max_tokens": 5, "prediction": {"type": "content", "content": "née"}}, (5 + 4, True)),
         (CHAT, {"max_tokens": 5, "prediction": {"content": [{"text": "ab"}, {"text": "c"}, {}, None]}}, (8, True)),

@@ -26,7 +26,7 @@ READ: dict[str, Usage | None] = {
     '{"prompt_tokens":7,"completion_tokens":3,"prompt_tokens_details":{"cached_tokens":-1},'
     '"completion_tokens_details":{"reasoning_tokens":-1}}': Usage(7, 3),
     '{"prompt_tokens":7,"completion_tokens":3,"cost":0.5,"x":{"y":[null]}}': Usage(7, 3),
-    '{"prompt_tokens":9007199254740993,"completion_tokens":1}': Usage(9007199254740993, 1),
+    '{"prompt_tokens":999999999999,"completion_tokens":1}': Usage(999999999999, 1),
     "": None,
     "null": None,
     "{}": None,
