@@ -231,7 +231,8 @@ class Leases:
         lease.start = lease.low = lease.free
         lease.sent = lease.consumed
         wanted = 0
-        if asked or (drawn and lease.free < lease.target // 2):
+        if asked or drawn:
+            # Always up to the target: twice what one interval needed, as the next one may be longer.
             wanted = lease.target - max(0, lease.free)
         return Share(lease.account, lease.consumed, lease.returning, lease.reserved, wanted)
 
