@@ -16,6 +16,7 @@ from stratmaster_router.domain.limits import Account, Metric, Window
 from stratmaster_router.limits.accounts import SECOND, Batch, Lent, Outcome, Share, View, drained, near, window_end
 
 _REQUESTS = Metric.REQUESTS
+_AHEAD = 8
 # What a tenant that is seldom heard of may keep at hand: its next request then needs no exchange.
 _LINGER = 30 * SECOND
 # How old what is known of an account may be for a refusal without asking.
@@ -217,7 +218,9 @@ class Leases:
         drawn = lease.start - lease.low
         if drawn or asked:
             lease.wanted_at = now
-            lease.target = max(2 * max(drawn, asked), lease.target * 3 // 4 if interval else lease.target)
+            kept = lease.target * 3 // 4 if interval else lease.target
+            # Whoever had to ask will soon need more: few steps lead from nothing to a full load.
+            lease.target = max(2 * drawn, _AHEAD * asked, kept)
         free = max(0, lease.free)
         surplus = 0
         if asked or lease.recalled or (lease.seen_at and near(lease.view, lease.account, now)):
