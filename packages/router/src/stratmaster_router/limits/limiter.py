@@ -28,9 +28,9 @@ _BURST = 20.0
 _ANSWER_WITHIN = 2.0
 _RETRY = 0.5
 # What is refused only because requests under way have reserved it is waited for: seconds by metric.
-_PATIENCE = {Metric.USD: 1.0, Metric.TOKENS: 2.5 * INTERVAL, Metric.PARALLEL: 2.5 * INTERVAL, Metric.REQUESTS: 0.0}
+_PATIENCE = {Metric.USD: 2.0, Metric.TOKENS: 2.5 * INTERVAL, Metric.PARALLEL: 2.5 * INTERVAL, Metric.REQUESTS: 0.0}
 # What sleeps elsewhere comes back once its holder has heard of it.
-_RECALL_PATIENCE = _IDLE + 2.5 * INTERVAL
+_RECALL_PATIENCE = 2 * _IDLE + 5 * INTERVAL  # twice what it takes, for machines that are busy
 _MOST_ROWS = 2_000  # in one exchange
 # An outage must not fill the memory, and a ledger loses nothing: requests are refused from here on.
 _MOST_PENDING_ROWS = 200_000
