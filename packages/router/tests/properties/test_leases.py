@@ -221,7 +221,7 @@ class LeaseMachine(RuleBasedStateMachine):
             truth = self.store.truths.get(account.key)
             if truth is not None:
                 assert truth.held == truth.reserved == 0
-                if account.metric is Metric.USD and not self.store.presumed.get(account.key):
+                if account.metric is Metric.USD and not self.doubted and not self.store.presumed.get(account.key):
                     # More where midnight passed between a use and its report: that counts in the new window.
                     assert truth.used >= self.true_used[account.key]
 
