@@ -378,9 +378,10 @@ async def test_the_return_of_the_dead_takes_back_what_was_presumed(
     clock.forward(1)
     outcome = await process.say(Share(BUDGET, consumed=120, returned=30, reserved=150), rows=(ROW,))
     assert outcome == Outcome(clock.now, 1, {BUDGET.key: View(120, MONTH, 150, 150, 0, Lent(150, 150))}, (), lost=True)
-    assert await account_row(engine, DAILY) == (500, 0, DAY, 0, 0, 0)
-    assert await account_row(engine, AT_FIRST) == (900, 0, MONTH, 0, 0, 0)
-    assert await account_row(engine, GLOBEX) == (1_000, 0, MONTH, 0, 0, 0)
+    # Of these it has not said yet what became of what it holds.
+    assert await account_row(engine, DAILY) == (500, 0, DAY, 300, 0, 0)
+    assert await account_row(engine, AT_FIRST) == (900, 0, MONTH, 300, 0, 0)
+    assert await account_row(engine, GLOBEX) == (1_000, 0, MONTH, 50, 0, 0)
     found = await ledger(engine)
     assert [row for row in found if row["presumed"]] == [
         presumed("a", "acme", None, 300, died),
@@ -396,7 +397,7 @@ async def test_the_return_of_the_dead_takes_back_what_was_presumed(
 async def test_what_was_presumed_in_a_window_that_is_over_is_not_taken_from_the_next(
     engine: AsyncEngine, store: AccountStore, clock: Clock
 ) -> None:
-    """The day has begun anew; the month goes on."""
+    """The day has begun anew; the month goes on. What the process held it holds still, until it says otherwise."""
     process = Process(store, "a")
     await process.say(Share(BUDGET), Share(DAILY), asks=[((BUDGET.key, 300), (DAILY.key, 300))])
     clock.now = DAY + 24 * HOUR - SECOND
@@ -406,8 +407,27 @@ async def test_what_was_presumed_in_a_window_that_is_over_is_not_taken_from_the_
     await other.ask(DAILY, 100)
     await other.say(Share(DAILY, consumed=100))
     await process.say()
-    assert await account_row(engine, DAILY) == (500, 100, DAY + 24 * HOUR, 0, 0, 0)
-    assert await account_row(engine, BUDGET) == (1_000, 0, MONTH, 0, 0, 0)
+    assert await account_row(engine, DAILY) == (500, 100, DAY + 24 * HOUR, 300, 0, 0)
+    assert await account_row(engine, BUDGET) == (1_000, 0, MONTH, 300, 0, 0)
+
+
+async def test_who_returns_and_dies_before_it_says_what_it_spent_has_lost_nothing(
+    engine: AsyncEngine, store: AccountStore, clock: Clock
+) -> None:
+    """It comes back with another account's news only; what it held of this one stays held, and is presumed again."""
+    process = Process(store, "a")
+    await process.ask(BUDGET, 300)
+    clock.now += DEAD
+    await store.reap()
+    assert (await process.say(Share(TPM))).lost
+    assert await account_row(engine, BUDGET) == (1_000, 0, MONTH, 300, 0, 0)
+    other = Process(store, "b")
+    assert (await other.ask(BUDGET, 701)).lacking == (BUDGET.key,)
+    recalled = clock.now
+    clock.now += DEAD
+    await store.reap()
+    assert await account_row(engine, BUDGET) == (1_000, 300, MONTH, 0, 0, recalled)
+    assert [row["cost_nanousd"] for row in await ledger(engine)] == [300, -300, 300]
 
 
 async def test_a_batch_that_was_applied_before_its_process_died_is_not_applied_again(
@@ -438,11 +458,11 @@ async def test_a_second_death_books_only_what_was_held_then(
 ) -> None:
     """And its reversal takes back only that."""
     process = Process(store, "a")
-    for held in (300, 40):
-        await process.ask(BUDGET, held)
+    for held, returned in ((300, 0), (40, 300)):
+        await process.say(Share(BUDGET, returned=returned), asks=[((BUDGET.key, held),)])
         clock.now += DEAD
         assert await store.reap() == 1
-    await process.say(Share(BUDGET))
+    await process.say(Share(BUDGET, returned=40))
     assert [row["cost_nanousd"] for row in await ledger(engine)] == [300, -300, 40, -40]
     assert await account_row(engine, BUDGET) == (1_000, 0, MONTH, 0, 0, 0)
 

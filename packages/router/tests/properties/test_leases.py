@@ -182,6 +182,8 @@ class LeaseMachine(RuleBasedStateMachine):
             if self.doubted and account.metric is not Metric.USD:
                 # What was booked of somebody who lives stays booked, and slots were given to others.
                 continue
+            if account.key in self.store.carried:
+                continue
             assert used + truth.held <= account.limit
             if account.metric is not Metric.PARALLEL:
                 assert true <= account.limit
@@ -221,7 +223,7 @@ class LeaseMachine(RuleBasedStateMachine):
             truth = self.store.truths.get(account.key)
             if truth is not None:
                 assert truth.held == truth.reserved == 0
-                if account.metric is Metric.USD and not self.doubted and not self.store.presumed.get(account.key):
+                if account.metric is Metric.USD and not self.store.presumed.get(account.key):
                     # More where midnight passed between a use and its report: that counts in the new window.
                     assert truth.used >= self.true_used[account.key]
 

@@ -37,6 +37,8 @@ class MemoryStore:
         self.numbers: dict[str, int] = {}
         # What the dead are presumed to have spent: by process, then by account, with the window's beginning.
         self.dead: dict[str, dict[str, tuple[int, int]]] = {}
+        # Budgets into whose new window a process that had been taken for dead came back with what it held.
+        self.carried: set[str] = set()
 
     def apply(self, batch: Batch) -> Outcome:
         """One exchange."""
@@ -45,10 +47,13 @@ class MemoryStore:
         replayed = batch.number <= self.numbers.get(batch.process, 0)
         self.numbers[batch.process] = batch.number
         lost = batch.process in self.dead
-        for key, (spent, since) in self.dead.pop(batch.process, {}).items():
-            unpresume(self.truths[key], spent, since, self.accounts[key], now)
-            self.presumed[key] -= spent
         lents = self.lents.setdefault(batch.process, {})
+        for key, (spent, since) in self.dead.pop(batch.process, {}).items():
+            truth = self.truths[key]
+            unpresume(truth, lents.setdefault(key, Lent()), spent, since, self.accounts[key], now)
+            self.presumed[key] -= spent
+            if spent and truth.since != since:
+                self.carried.add(key)
         self.expires[batch.process] = now + int(LEASE * SECOND)
         for share in batch.shares:
             key = share.account.key
@@ -82,7 +87,9 @@ class MemoryStore:
         for key, lent in self.lents.pop(process, {}).items():
             spent = presume(self.truths[key], lent, self.accounts[key], self.now())
             self.presumed[key] = self.presumed.get(key, 0) + spent
-            self.dead.setdefault(process, {})[key] = spent, self.truths[key].since
+            dead = self.dead.setdefault(process, {})
+            if spent:
+                dead[key] = spent, self.truths[key].since
 
     async def exchange(self, batch: Batch) -> Outcome:
         """As `LimitStore.exchange`."""

@@ -180,11 +180,17 @@ def presume(truth: Truth, lent: Lent, account: Account, now: int) -> int:
     return held if account.metric is Metric.USD else 0
 
 
-def unpresume(truth: Truth, presumed: int, since: int, account: Account, now: int) -> None:
-    """Take back what was presumed in the window that began at `since`, if that still runs: the process lives."""
+def unpresume(truth: Truth, lent: Lent, presumed: int, since: int, account: Account, now: int) -> None:
+    """Undo what `presume` did to a budget in the window that began at `since`: the process lives, and holds it still.
+
+    It is not free before the process has said what became of it, nor when that window has ended: then the new one may
+    be overdrawn, by no more than this.
+    """
     advance(truth, account, now)
     if truth.since == since:
-        truth.used = max(0, truth.used - presumed)
+        truth.used -= presumed
+    truth.held += presumed
+    lent.held += presumed
 
 
 def _report(share: Share, truth: Truth, lent: Lent) -> None:

@@ -165,11 +165,11 @@ def _under_way(batch: Batch) -> Batch:
 
 
 def _take_back(entries: Mapping[str, Entry], now: int) -> list[tuple[Account, int]]:
-    """Take back what was presumed of a process that lives: it reports by itself what it has spent. What that was."""
+    """Give a process that lives back what was presumed of it: it reports by itself what it has spent. What that was."""
     taken = []
     for entry in entries.values():
         if entry.presumed:
-            unpresume(entry.truth, entry.presumed, entry.presumed_since, entry.account, now)
+            unpresume(entry.truth, entry.lent, entry.presumed, entry.presumed_since, entry.account, now)
             taken.append((entry.account, entry.presumed))
             entry.presumed = entry.presumed_since = 0
     return taken
