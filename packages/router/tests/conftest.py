@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.postgres import Postgres, running_postgres
 from support.servers import Mock, RunningRouter, running_mock, running_router
 
 POLICY = """
@@ -35,6 +36,22 @@ tenants:
         models:
           reasoning: {{default: gpt-4.1}}
 """
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """One PostgreSQL for all tests of a worker; each takes a database of its own from it."""
+    with running_postgres() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The address of a database of each kind, new; PostgreSQL's has its tables, SQLite's is yet to be made."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/router.db"
+    server: Postgres = request.getfixturevalue("postgres")
+    return server.database()
 
 
 @pytest.fixture

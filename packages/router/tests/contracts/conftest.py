@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 from stratmaster_router.storage.engine import database_url, make_engine
 from stratmaster_router.storage.schema import prepare
-from support.postgres import Postgres, postgres  # noqa: F401  # a fixture
+from support.postgres import Postgres
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -17,15 +17,6 @@ def empty_database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         return f"sqlite:///{tmp_path}/router.db"
     server: Postgres = request.getfixturevalue("postgres")
     return server.empty_database()
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The address of a database of the present schema; SQLite's is made by `engine`."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/router.db"
-    server: Postgres = request.getfixturevalue("postgres")
-    return server.database()
 
 
 @pytest.fixture

@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import pytest
 from stratmaster_router.storage.engine import database_url, make_engine
 from stratmaster_router.storage.schema import prepare
 
@@ -145,10 +144,3 @@ def running_postgres() -> Iterator[Postgres]:
             server.stop()
     finally:
         shutil.rmtree(folder)
-
-
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[Postgres]:
-    """One server for all tests of a worker; each takes a database of its own from it."""
-    with running_postgres() as server:
-        yield server

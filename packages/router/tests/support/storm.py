@@ -108,11 +108,9 @@ class Routers:
         (folder / "policy.yaml").write_text(policy)
         self.ports = [free_port() for _ in range(count)]
         self._running: dict[int, asyncio.subprocess.Process] = {}
-        self.starts = 0
 
     async def start(self, port: int) -> None:
         """Start the router of `port` and wait until it answers."""
-        self.starts += 1
         with (self._folder / f"router-{port}.log").open("ab") as log:
             self._running[port] = await asyncio.create_subprocess_exec(
                 COMMAND,
@@ -211,13 +209,16 @@ async def storm(
                 for _ in range(clients)
             ]
             kills = 0
+            restarts = []
             while kill_every is not None and time.monotonic() + kill_every < end:
                 await asyncio.sleep(kill_every)
+                # Whoever is up or on its way up; the next kill does not wait for this one's return.
                 port = chance.choice(running.ports)
                 await running.kill(port)
                 kills += 1
-                await running.start(port)
+                restarts.append(asyncio.create_task(running.start(port)))
             await asyncio.gather(*tasks)
+            await asyncio.gather(*restarts)
         elapsed = time.monotonic() - began
         if kills:
             # One lease time, and what the survivors need to notice.
