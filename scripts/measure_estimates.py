@@ -23,6 +23,7 @@ import sys
 import sysconfig
 import timeit
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -193,9 +194,9 @@ def speeds(kind: str) -> Iterable[str]:
         body = json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode()
         cells = [
             f"{kind}, {len(body):,} bytes",
-            micros(lambda body=body: input_estimate(body)),  # type: ignore[misc]
-            micros(lambda fields=fields, body=body: input_bound(body, MODEL, fields)),  # type: ignore[misc]
-            micros(lambda fields=fields, body=body: request_tokens(body, MODEL, fields)),  # type: ignore[misc]
+            micros(partial(input_estimate, body)),
+            micros(partial(input_bound, body, MODEL, fields)),
+            micros(partial(request_tokens, body, MODEL, fields)),
         ]
         yield f"| {' | '.join(cells)} |"
 

@@ -18,6 +18,8 @@ import argparse
 import heapq
 import random
 from collections import deque
+from collections.abc import Callable
+from functools import partial
 from itertools import accumulate, count
 from pathlib import Path
 from typing import NamedTuple
@@ -97,7 +99,7 @@ class Fleet:
             self.accounts.append(Account(f"t{i}", None, Metric.TOKENS, Window.MINUTE, limit))
         self.oracles = [Oracle(account, self.now) for account in self.accounts]
         self.rate = rate
-        self.events: list[tuple[int, int, object]] = []
+        self.events: list[tuple[int, int, Callable[[], None]]] = []
         self.order = count()
         self.requests = self.refused = self.refused_by_oracle = self.transactions = 0
         self.staleness = 0
@@ -106,7 +108,7 @@ class Fleet:
         """Simulate, and what each second saw."""
         self._later(0, self._arrive)
         for replica in self.replicas:
-            self._later(self.chance.randrange(INTERVAL), lambda r=replica: self._tick(r))
+            self._later(self.chance.randrange(INTERVAL), partial(self._tick, replica))
         seen: list[Second] = []
         end = self.now + SECOND
         while len(seen) < seconds:
@@ -120,10 +122,10 @@ class Fleet:
                 self.requests = self.refused = self.refused_by_oracle = self.transactions = self.staleness = 0
                 end += SECOND
             self.now = at
-            event()  # type: ignore[operator]  # each is a function without arguments
+            event()
         return seen
 
-    def _later(self, after: int, event: object) -> None:
+    def _later(self, after: int, event: Callable[[], None]) -> None:
         heapq.heappush(self.events, (self.now + after, next(self.order), event))
 
     def _arrive(self) -> None:

@@ -43,7 +43,7 @@ from stratmaster_router.settings import Settings
 from stratmaster_router.storage.accounts import AccountStore
 from stratmaster_router.storage.engine import database_url, make_engine
 from stratmaster_router.storage.ledger import prune
-from stratmaster_router.storage.schema import prepare
+from stratmaster_router.storage.schema import SchemaTooNew, prepare
 from stratmaster_router.telemetry.access_log import AccessLog
 from stratmaster_router.telemetry.logs import configure_logs
 from stratmaster_router.telemetry.metrics import AccountState, Metrics
@@ -64,8 +64,8 @@ class Router:
     def __init__(self, settings: Settings) -> None:
         """Raises `PolicyInvalid`, and OSError where a file or folder of the settings cannot be read."""
         self.draining = False
-        self._prepared: bool | None = None
         self._body_timeout = settings.body_timeout
+        self._shares_metrics = settings.metrics_dir is not None
         self._supervisor = os.getppid() if settings.workers > 1 else None
         self._policy = PolicySource(settings.policy, os.environ)
         self._keys = KeyFolder(settings.keys_dir)
@@ -115,12 +115,12 @@ class Router:
     @contextlib.asynccontextmanager
     async def _lifespan(self, _: FastAPI) -> AsyncIterator[dict[str, Any]]:
         self._access_log.start()
-        await self._open_database()
+        prepared = await self._open_database()
         self._limiter.start()
         self._drain_on_sigterm()
         self._announce()
         refresh = asyncio.create_task(self._refresh())
-        housekeeping = asyncio.create_task(self._prune_ledger())
+        housekeeping = asyncio.create_task(self._keep_database(prepared))
         # What lives now lives as long as the process: the collector need not walk it again, and a high threshold
         # keeps full collections out of requests. The request path makes no cycles (tests/e2e/test_memory.py).
         gc.collect()
@@ -139,21 +139,28 @@ class Router:
             self._metrics.in_flight = 0
             self._metrics.share()
 
-    async def _open_database(self) -> None:
-        """Bring the database to this version's schema. Raises `SchemaTooNew`.
+    async def _open_database(self) -> bool:
+        """Bring the database to this version's schema; whether it could be reached. Raises `SchemaTooNew`.
 
         One that cannot be reached does not keep the router from starting: it answers what needs no limit.
         """
         try:
             await prepare(self._engine)
         except StoreUnavailable:
-            if self._prepared is None:
-                log.error("the database of limits cannot be reached; what has a limit is refused until it can")
-            self._prepared = False
-        else:
-            self._prepared = True
+            return False
+        return True
 
-    async def _prune_ledger(self) -> None:
+    async def _keep_database(self, prepared: bool) -> None:
+        """Prepare the database once it can be reached, and forget the ledger's oldest rows from time to time."""
+        if not prepared:
+            log.error("the database of limits cannot be reached; what has a limit is refused until it can")
+        try:
+            while not prepared:
+                await asyncio.sleep(_REFRESH)
+                prepared = await self._open_database()
+        except SchemaTooNew as error:
+            log.error("the database of limits cannot be used", reason=str(error))
+            return
         while self._retention:
             with contextlib.suppress(StoreUnavailable):
                 await prune(self._engine, self._limiter.now() - self._retention * _DAY)
@@ -187,16 +194,20 @@ class Router:
     def _gauge(self) -> None:
         """Bring up to date what is not counted but looked at."""
         self._metrics.in_flight = len(self._watchdog)
-        self._metrics.accounts = [_account_state(lease, self._limiter.now()) for lease in self._limiter.leases.seen()]
+        now = self._limiter.now()
+        self._metrics.accounts = [_account_state(lease, now) for lease in self._limiter.leases if lease.seen_at]
+
+    def _share(self) -> None:
+        """Write this worker's numbers where the others find them. Blocking."""
+        self._gauge()
+        self._metrics.share()
 
     async def _refresh(self) -> None:
         while True:
             await asyncio.sleep(_REFRESH)
-            self._gauge()
             try:
-                if not self._prepared:
-                    await self._open_database()
-                await asyncio.to_thread(self._metrics.share)
+                if self._shares_metrics:
+                    await asyncio.to_thread(self._share)
                 await self._refresh_policy()
                 if await asyncio.to_thread(self._keys.refresh):
                     log.info("keys changed", keys=len(self._keys.ring), problems=self._keys.ring.problems)

@@ -80,8 +80,8 @@ def rows(folder: Path, count: int) -> list[dict[str, Any]]:
     def look() -> list[dict[str, Any]]:
         with closing(sqlite3.connect(folder / "router.db")) as database:
             database.row_factory = sqlite3.Row
-            found = database.execute("SELECT * FROM ledger ORDER BY id").fetchall()
-        return [{name: row[name] for name in row.keys() if name not in ("id", "time")} for row in found]  # noqa: SIM118
+            found = [dict(row) for row in database.execute("SELECT * FROM ledger ORDER BY id")]
+        return [{name: value for name, value in row.items() if name not in ("id", "time")} for row in found]
 
     found = eventually(look, lambda seen: len(seen) >= count)
     assert len(found) == count

@@ -1,6 +1,7 @@
 """Reading and pruning the ledger, on both databases."""
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -27,9 +28,9 @@ async def write(engine: AsyncEngine, time: int, *written: LedgerRow) -> None:
         await Books(engine.dialect).record(connection, written, time)
 
 
-async def ids(engine: AsyncEngine, **chosen: object) -> list[str]:
+async def ids(engine: AsyncEngine, **chosen: Any) -> list[str]:
     """Which requests are read, in their order."""
-    return [row[1] async for page in rows(engine, **chosen) for row in page]  # type: ignore[arg-type]
+    return [row[1] async for page in rows(engine, **chosen) for row in page]
 
 
 async def test_rows_are_chosen_by_tenant_and_time(engine: AsyncEngine) -> None:

@@ -42,7 +42,8 @@ class Clock:
     def __init__(self) -> None:
         self.now = MORNING
 
-    def __call__(self) -> int:  # noqa: D102
+    def __call__(self) -> int:
+        """What it shows."""
         return self.now
 
     def forward(self, seconds: float) -> None:

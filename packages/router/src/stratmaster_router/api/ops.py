@@ -30,7 +30,7 @@ def ops_routes(policy_hash: Callable[[], str], draining: Callable[[], bool], scr
         return Health(status="ready", policy=policy_hash())
 
     @router.get("/internal/metrics", summary="Prometheus metrics", tags=["operations"], response_class=Response)
-    async def internal_metrics() -> Response:
+    def internal_metrics() -> Response:  # in a thread: there may be thousands of accounts to render
         return Response(scrape(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     return router

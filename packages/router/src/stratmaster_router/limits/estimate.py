@@ -300,7 +300,9 @@ def _counter(name: str) -> Callable[[str], int]:
     folder = Path(package.submodule_search_locations[0])
     file = next(path for suffix in EXTENSION_SUFFIXES if (path := folder / f"_bindings{suffix}").exists())
     loader = ExtensionFileLoader("bpe_openai._bindings", str(file))
-    bindings = module_from_spec(spec_from_loader(loader.name, loader))  # type: ignore[arg-type]  # a loader gives one
+    spec = spec_from_loader(loader.name, loader)
+    assert spec is not None
+    bindings = module_from_spec(spec)
     loader.exec_module(bindings)
     count: Callable[[str], int] = bindings.tokenizer_for_encoding(name).count
     return count

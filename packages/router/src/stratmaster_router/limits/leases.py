@@ -135,11 +135,8 @@ class Leases:
         lease.free = lease.start = lease.low = 0
         self.touch(lease)
 
-    def seen(self) -> list[Lease]:
-        """The leases whose accounts the database has shown."""
-        return [lease for lease in self._leases.values() if lease.seen_at]
-
     def __iter__(self) -> Iterator[Lease]:
+        # A copy, because a scrape walks them in another thread.
         return iter(list(self._leases.values()))
 
     def touch(self, lease: Lease) -> None:

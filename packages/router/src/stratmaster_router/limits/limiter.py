@@ -75,7 +75,6 @@ class Limiter:
         self._down_since: float | None = None
         self._steady_since = time.monotonic()
         self._processes = 1
-        self.open = 0
 
     def start(self) -> None:
         """Begin to exchange; needs a running loop."""
@@ -106,11 +105,6 @@ class Limiter:
     def down(self) -> bool:
         """Whether the database could not be reached at the last try."""
         return self._down_since is not None
-
-    @property
-    def pending_rows(self) -> int:
-        """Ledger rows that are not written yet."""
-        return len(self._rows)
 
     def now(self) -> int:
         """The database's clock as far as it is known here, in microseconds."""

@@ -96,7 +96,6 @@ class Reservation:
         self.cost: int | None = 0
         self.estimated = False
         self.settled = False
-        limiter.open += 1
 
     def now(self) -> int:
         """The database's clock, in microseconds."""
@@ -272,7 +271,6 @@ class Reservation:
         if self.settled:
             return
         self.settled = True
-        self._limiter.open -= 1
         if usage is None:
             self._release()
         else:

@@ -77,7 +77,7 @@ def _postgresql(url: URL, *, read_only: bool) -> AsyncEngine:
         settings["default_transaction_read_only"] = "on"
 
     async def connect(**_: Any) -> Any:
-        import asyncpg  # type: ignore[import-untyped]  # and loaded only where it is the driver
+        import asyncpg  # loaded only where it is the driver
 
         return await asyncpg.connect(
             address,

@@ -202,7 +202,8 @@ class Metrics:
     def render(self) -> bytes:
         """The Prometheus text format, added up over all workers. Blocking."""
         if self._folder is None:
-            own = [family.numbers for family in self._families]
+            # Copies, because requests go on to count while this renders in a thread.
+            own = [dict(family.numbers) for family in self._families]
             return generate_latest(_Collected(self._metrics(own, self.in_flight, self.accounts)))
         self.share()
         in_flight = 0
