@@ -3,7 +3,7 @@
 from msgspec import Struct
 
 
-class LedgerRow(Struct, frozen=True):
+class LedgerRow(Struct, frozen=True, gc=False):
     """One request that was admitted, or what a process that died may have spent.
 
     `cost_nanousd` is None where the price is not known. `status` is the one that the client got, 499 where it had gone.

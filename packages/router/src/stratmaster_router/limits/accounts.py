@@ -123,7 +123,7 @@ def exchange(
         _report(share, truths[account.key], lents[account.key])
     lacking = tuple([_ask(needs, accounts, truths, lents, now) for needs in batch.asks])
     for share in batch.shares:
-        if share.wanted > 0:
+        if share.wanted > 0 and share.account.key not in lacking:
             truth, lent = truths[share.account.key], lents[share.account.key]
             ahead = min(share.wanted, _ahead_of_need(share.account, truth, processes, now))
             truth.held += ahead

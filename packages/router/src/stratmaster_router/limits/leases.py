@@ -16,7 +16,9 @@ from stratmaster_router.domain.limits import Account, Metric, Window
 from stratmaster_router.limits.accounts import SECOND, Batch, Lent, Outcome, Share, View, drained, near, window_end
 
 _REQUESTS = Metric.REQUESTS
-_AHEAD = 8
+# How much of what one interval needed is kept at hand: an exchange of a busy process may itself take as long.
+_AHEAD = 4
+_AHEAD_ASKED = 8
 # What a tenant that is seldom heard of may keep at hand: its next request then needs no exchange.
 _LINGER = 30 * SECOND
 # How old what is known of an account may be for a refusal without asking.
@@ -84,6 +86,10 @@ class Lease:
     def elsewhere(self) -> int:
         """What requests of other processes had reserved when the account was last seen."""
         return self.view.reserved - self.view.mine.reserved
+
+    def unlent(self) -> int:
+        """What the database could lend when the account was last seen."""
+        return self.account.limit - self.view.used - self.view.held
 
     def room(self, now: int) -> int:
         """The most that a new request could get, were all leases given back that nobody needs."""
@@ -155,9 +161,19 @@ class Leases:
         for lease, amount in needs:
             if lease.free < amount or lease.queue:
                 return False
+        self._bind_all(needs)
+        return True
+
+    def take_in_turn(self, needs: Needs) -> bool:
+        """As `take`, for the first of those who wait."""
+        if any(lease.free < amount for lease, amount in needs):
+            return False
+        self._bind_all(needs)
+        return True
+
+    def _bind_all(self, needs: Needs) -> None:
         for lease, amount in needs:
             self.bind(lease, amount)
-        return True
 
     def bind(self, lease: Lease, amount: int) -> None:
         """Reserve `amount`, whether it is there or not."""
@@ -217,11 +233,12 @@ class Leases:
             lease.wanted_at = now
             kept = lease.target * 3 // 4 if interval else lease.target
             # Whoever had to ask will soon need more: few steps lead from nothing to a full load.
-            lease.target = max(2 * drawn, _AHEAD * asked, kept)
+            lease.target = max(_AHEAD * drawn, _AHEAD_ASKED * asked, kept)
         free = max(0, lease.free)
         surplus = 0
-        if asked or lease.recalled or (lease.seen_at and near(lease.view, lease.account, now)):
-            # The requests that wait here are served in their order, or others need it.
+        scarce = lease.seen_at and (near(lease.view, lease.account, now) or asked > lease.unlent())
+        if scarce or lease.recalled:
+            # Others may need it, and who waits here may need it together with what the database has left.
             surplus = free
         elif free > 2 * lease.target:
             surplus = free - lease.target
@@ -232,7 +249,6 @@ class Leases:
         lease.sent = lease.consumed
         wanted = 0
         if asked or drawn:
-            # Always up to the target: twice what one interval needed, as the next one may be longer.
             wanted = lease.target - max(0, lease.free)
         return Share(lease.account, lease.consumed, lease.returning, lease.reserved, wanted)
 

@@ -31,7 +31,7 @@ _RETRY = 0.5
 _PATIENCE = {Metric.USD: 2.0, Metric.TOKENS: 2.5 * INTERVAL, Metric.PARALLEL: 2.5 * INTERVAL, Metric.REQUESTS: 0.0}
 # What sleeps elsewhere comes back once its holder has heard of it.
 _RECALL_PATIENCE = 2 * _IDLE + 5 * INTERVAL  # twice what it takes, for machines that are busy
-_MOST_ROWS = 2_000  # in one exchange
+_MOST_ROWS = 10_000  # in one exchange
 # An outage must not fill the memory, and a ledger loses nothing: requests are refused from here on.
 _MOST_PENDING_ROWS = 200_000
 _LEAVE_WITHIN = 5.0
@@ -90,7 +90,7 @@ class Limiter:
         while time.monotonic() < deadline:
             self.leases.give_all_back()
             try:
-                await self._exchange([])
+                await self._exchange()
                 if not self._rows and self._unanswered is None and self.leases.idle:
                     await self._store.leave(self._process)
                     return
@@ -143,14 +143,11 @@ class Limiter:
         try:
             await waiting.answer
         except asyncio.CancelledError:
-            if waiting.answer.done() and not waiting.answer.cancelled() and waiting.answer.exception() is None:
+            if waiting in self._waiting:
+                self._dismiss(waiting)
+            elif not waiting.answer.cancelled() and waiting.answer.exception() is None:
                 self.release(needs)  # granted in the moment in which the request was given up
             raise
-        finally:
-            with contextlib.suppress(ValueError):
-                self._waiting.remove(waiting)
-            for lease, _ in needs:
-                lease.queue -= 1
 
     def release(self, needs: Needs) -> None:
         """End a reservation of which nothing was used. The requests of a minute stay used: one was made."""
@@ -195,7 +192,7 @@ class Limiter:
             ):
                 continue
             try:
-                await self._exchange(list(self._waiting), interval=interval)
+                await self._exchange(interval=interval)
                 if now - self._reaped >= LEASE / 2 and now - self._steady_since >= LEASE:
                     # Only after having been in touch for a whole lease: after an outage every lease has run out, and
                     # all get the same time to be renewed.
@@ -220,6 +217,7 @@ class Limiter:
                 return
             if self._wake.is_set():
                 self._wake.clear()
+                self._serve_waiting()
                 if (self._waiting or self._hurry) and self._burst >= 1 and not self.down:
                     self._hurry = False
                     self._burst -= 1
@@ -228,14 +226,28 @@ class Limiter:
                 async with asyncio.timeout(left):
                     await self._wake.wait()
 
-    async def _exchange(self, waiting: Sequence[_Waiting], *, interval: bool = True) -> None:
+    def _serve_waiting(self) -> None:
+        """Let those who wait have what has come free here, each account's in their order."""
+        missed: set[Lease] = set()
+        for each in list(self._waiting):
+            leases = [lease for lease, _ in each.needs]
+            if missed.isdisjoint(leases) and self.leases.take_in_turn(each.needs):
+                self._answer(each)
+            else:
+                missed.update(leases)
+
+    async def _exchange(self, *, interval: bool = True) -> None:
         began = time.monotonic()
         self._burst = min(_BURST, self._burst + (began - self._last) / INTERVAL - 1) if interval else self._burst
         self._last = self._turn = began
-        asks = [each.needs for each in waiting]
+        waiting: list[_Waiting] = []
+        asks: list[Needs] = []
         if self._unanswered is not None:
-            batch, asks, waiting = self._unanswered, [], []
+            batch = self._unanswered
         else:
+            self._serve_waiting()
+            waiting = list(self._waiting)
+            asks = [each.needs for each in waiting]
             rows = [self._rows[i] for i in range(min(len(self._rows), _MOST_ROWS))]
             batch = self.leases.batch(asks, rows, interval=interval, now=self.now())
             # Those who waited are told at once if this fails, so a repetition does not ask for them.
@@ -259,17 +271,17 @@ class Limiter:
         if outcome.lost:
             log.warning("this process was taken for dead by another; what was presumed of it has been taken back")
         self._tell(waiting, outcome)
+        self._serve_waiting()
 
     def _tell(self, waiting: Sequence[_Waiting], outcome: Outcome) -> None:
         """Answer those who waited: granted, or refused where waiting on would be of no use."""
         now = time.monotonic()
         for each, lacking in zip(waiting, outcome.lacking, strict=True):
-            if each.answer.done():
+            if each not in self._waiting:
                 if lacking is None:
                     self.release(each.needs)  # given up while it was being granted
             elif lacking is None:
-                self._dismiss(each)
-                each.answer.set_result(None)
+                self._answer(each)
             else:
                 lease, amount = next(need for need in each.needs if need[0].account.key == lacking)
                 patience = max(_PATIENCE[lease.account.metric], _RECALL_PATIENCE)
@@ -279,9 +291,14 @@ class Limiter:
                     self._dismiss(each)
                     each.answer.set_exception(self._exceeded(lease, each.needs))
 
+    def _answer(self, waiting: _Waiting) -> None:
+        self._dismiss(waiting)
+        waiting.answer.set_result(None)
+
     def _dismiss(self, waiting: _Waiting) -> None:
-        with contextlib.suppress(ValueError):
-            self._waiting.remove(waiting)
+        self._waiting.remove(waiting)
+        for lease, _ in waiting.needs:
+            lease.queue -= 1
 
     def _recovered(self) -> None:
         if self._down_since is not None:
@@ -303,15 +320,14 @@ class Limiter:
                 if lease.account.metric is Metric.PARALLEL and lease.free > 0:
                     lease.returning += lease.free
                     lease.free = lease.start = lease.low = 0
-        waiting, self._waiting = list(self._waiting), deque()
-        for each in waiting:
-            if not each.answer.done():
-                try:
-                    self._reserve_without_store(each.needs)
-                except RouterError as error:
-                    each.answer.set_exception(error)
-                else:
-                    each.answer.set_result(None)
+        for each in list(self._waiting):
+            self._dismiss(each)
+            try:
+                self._reserve_without_store(each.needs)
+            except RouterError as error:
+                each.answer.set_exception(error)
+            else:
+                each.answer.set_result(None)
 
     def _exceeded(self, lease: Lease, needs: Needs) -> LimitExceeded:
         amount = next(amount for each, amount in needs if each is lease)
