@@ -41,7 +41,7 @@ from stratmaster_router.policy.problems import PolicyInvalid
 from stratmaster_router.policy.source import Failed, PolicySource, Reloaded
 from stratmaster_router.settings import Settings
 from stratmaster_router.storage.accounts import AccountStore
-from stratmaster_router.storage.engine import database_url, make_engine
+from stratmaster_router.storage.database import Database, database_url
 from stratmaster_router.storage.ledger import prune
 from stratmaster_router.storage.schema import SchemaTooNew, prepare
 from stratmaster_router.telemetry.access_log import AccessLog
@@ -73,9 +73,9 @@ class Router:
         self._access_log = AccessLog(settings.access_log)
         self._upstreams = Upstreams(trust_env=settings.trust_env)
         self._watchdog = Watchdog()
-        self._engine = make_engine(database_url(settings.database_url))
+        self._database = Database(database_url(settings.database_url))
         self._retention = settings.ledger_retention_days
-        self._limiter = Limiter(AccountStore(self._engine), f"{socket.gethostname()}-{os.getpid()}-{token_hex(4)}")
+        self._limiter = Limiter(AccountStore(self._database), f"{socket.gethostname()}-{os.getpid()}-{token_hex(4)}")
         gateway = Gateway(lambda: self._policy.snapshot, self._limiter, self._upstreams)
         endpoints = {
             f"/v1/{endpoint.value}": OpenAIEndpoint(
@@ -134,7 +134,7 @@ class Router:
             await asyncio.gather(refresh, housekeeping, return_exceptions=True)
             await self._upstreams.close()
             await self._limiter.close()
-            await self._engine.dispose()
+            await self._database.close()
             await self._access_log.close()
             self._metrics.in_flight = 0
             self._metrics.share()
@@ -145,7 +145,7 @@ class Router:
         One that cannot be reached does not keep the router from starting: it answers what needs no limit.
         """
         try:
-            await prepare(self._engine)
+            await prepare(self._database)
         except StoreUnavailable:
             return False
         return True
@@ -163,7 +163,7 @@ class Router:
             return
         while self._retention:
             with contextlib.suppress(StoreUnavailable):
-                await prune(self._engine, self._limiter.now() - self._retention * _DAY)
+                await prune(self._database, self._limiter.now() - self._retention * _DAY)
             await asyncio.sleep(_PRUNE)
 
     def _drain_on_sigterm(self) -> None:

@@ -4,8 +4,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy.ext.asyncio import AsyncEngine
-from stratmaster_router.storage.engine import database_url, make_engine
+from stratmaster_router.storage.database import Database, database_url
 from stratmaster_router.storage.schema import prepare
 from support.postgres import Postgres
 
@@ -20,9 +19,9 @@ def empty_database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 @pytest.fixture
-async def engine(database: str) -> AsyncIterator[AsyncEngine]:
-    """An engine on `database`, which has its tables."""
-    engine = make_engine(database_url(database))
-    await prepare(engine)
-    yield engine
-    await engine.dispose()
+async def opened(database: str) -> AsyncIterator[Database]:
+    """`database`, which has its tables."""
+    opened = Database(database_url(database))
+    await prepare(opened)
+    yield opened
+    await opened.close()

@@ -4,12 +4,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy.ext.asyncio import AsyncEngine
 from stratmaster_router.domain.ledger import LedgerRow
 from stratmaster_router.storage import ledger
-from stratmaster_router.storage.books import Books
-from stratmaster_router.storage.engine import transaction
+from stratmaster_router.storage.database import Database
 from stratmaster_router.storage.ledger import Total, prune, rows, summary
+from support.database import write
 
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
 NOON_US = 1_795_521_600_000_000
@@ -22,45 +21,39 @@ def row(request_id: str, tenant: str = "acme", model: str | None = "gpt-4.1", co
     return LedgerRow(request_id, tenant, None, "first", model, 10, 2, 3, cost, 200, 1, "")
 
 
-async def write(engine: AsyncEngine, time: int, *written: LedgerRow) -> None:
-    """Add rows of one moment."""
-    async with transaction(engine) as connection:
-        await Books(engine.dialect).record(connection, written, time)
-
-
-async def ids(engine: AsyncEngine, **chosen: Any) -> list[str]:
+async def ids(opened: Database, **chosen: Any) -> list[str]:
     """Which requests are read, in their order."""
-    return [row[1] async for page in rows(engine, **chosen) for row in page]
+    return [row[1] async for page in rows(opened, **chosen) for row in page]
 
 
-async def test_rows_are_chosen_by_tenant_and_time(engine: AsyncEngine) -> None:
+async def test_rows_are_chosen_by_tenant_and_time(opened: Database) -> None:
     """`since` is included, `until` is not; both to the microsecond."""
-    await write(engine, NOON_US, row("b"), row("c", "globex"))
-    await write(engine, NOON_US - 1, row("a"))
-    await write(engine, NOON_US + 1, row("d"))
-    assert await ids(engine) == ["a", "b", "c", "d"]
-    assert await ids(engine, tenant="globex") == ["c"]
-    assert await ids(engine, since=NOON) == ["b", "c", "d"]
-    assert await ids(engine, until=NOON) == ["a"]
-    assert await ids(engine, tenant="acme", since=NOON, until=NOON + timedelta(microseconds=1)) == ["b"]
-    assert await ids(engine, tenant="nobody") == []
+    await write(opened, NOON_US, row("b"), row("c", "globex"))
+    await write(opened, NOON_US - 1, row("a"))
+    await write(opened, NOON_US + 1, row("d"))
+    assert await ids(opened) == ["a", "b", "c", "d"]
+    assert await ids(opened, tenant="globex") == ["c"]
+    assert await ids(opened, since=NOON) == ["b", "c", "d"]
+    assert await ids(opened, until=NOON) == ["a"]
+    assert await ids(opened, tenant="acme", since=NOON, until=NOON + timedelta(microseconds=1)) == ["b"]
+    assert await ids(opened, tenant="nobody") == []
 
 
-async def test_pages_have_every_row_once(engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_pages_have_every_row_once(opened: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where many have one time, and where it does not rise with their number."""
     monkeypatch.setattr(ledger, "_PAGE", 3)
-    await write(engine, NOON_US, *[row(f"b{number}") for number in range(7)])
-    await write(engine, NOON_US - 1, *[row(f"a{number}") for number in range(4)])
-    await write(engine, NOON_US + 1, row("c0"))
+    await write(opened, NOON_US, *[row(f"b{number}") for number in range(7)])
+    await write(opened, NOON_US - 1, *[row(f"a{number}") for number in range(4)])
+    await write(opened, NOON_US + 1, row("c0"))
     everything = [f"a{number}" for number in range(4)] + [f"b{number}" for number in range(7)] + ["c0"]
-    assert await ids(engine) == everything
-    assert [len(page) async for page in rows(engine)] == [3, 3, 3, 3]
+    assert await ids(opened) == everything
+    assert [len(page) async for page in rows(opened)] == [3, 3, 3, 3]
 
 
-async def test_sums_are_exact(engine: AsyncEngine) -> None:
+async def test_sums_are_exact(opened: Database) -> None:
     """By tenant, provider and model; presumed rows are no requests, but money."""
     await write(
-        engine,
+        opened,
         NOON_US,
         row("1", cost=LARGE),
         row("2", cost=LARGE),
@@ -71,25 +64,25 @@ async def test_sums_are_exact(engine: AsyncEngine) -> None:
         LedgerRow("presumed:a", "acme", None, None, None, 0, 0, 0, 700, 0, 0, "", presumed=True),
         LedgerRow("presumed:a", "acme", None, None, None, 0, 0, 0, -200, 0, 0, "", presumed=True),
     )
-    await write(engine, NOON_US + 1, row("7", "initech", cost=None))
-    assert await summary(engine) == [
+    await write(opened, NOON_US + 1, row("7", "initech", cost=None))
+    assert await summary(opened) == [
         Total("acme", None, None, 1, 0, 0, 0, 500, 500, 1, 0),
         Total("acme", "first", "gpt-4.1", 3, 30, 6, 9, 2 * LARGE, 0, 0, 1),
         Total("acme", "first", "gpt-4o", 1, 10, 2, 3, 5, 0, 0, 0),
         Total("globex", "first", "gpt-4.1", 1, 10, 2, 3, 5, 0, 0, 0),
         Total("initech", "first", "gpt-4.1", 1, 10, 2, 3, 0, 0, 0, 1),
     ]
-    assert await summary(engine, "globex", NOON, NOON + timedelta(microseconds=1)) == [
+    assert await summary(opened, "globex", NOON, NOON + timedelta(microseconds=1)) == [
         Total("globex", "first", "gpt-4.1", 1, 10, 2, 3, 5, 0, 0, 0)
     ]
-    assert await summary(engine, since=NOON + timedelta(seconds=1)) == []
+    assert await summary(opened, since=NOON + timedelta(seconds=1)) == []
 
 
-async def test_old_rows_are_deleted_in_parts(engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_old_rows_are_deleted_in_parts(opened: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was written at the given moment stays."""
     monkeypatch.setattr(ledger, "_PRUNED", 3)
-    await write(engine, NOON_US - 1, *[row(f"a{number}") for number in range(7)])
-    await write(engine, NOON_US, row("b"))
-    assert await prune(engine, NOON_US) == 7
-    assert await ids(engine) == ["b"]
-    assert await prune(engine, NOON_US) == 0
+    await write(opened, NOON_US - 1, *[row(f"a{number}") for number in range(7)])
+    await write(opened, NOON_US, row("b"))
+    assert await prune(opened, NOON_US) == 7
+    assert await ids(opened) == ["b"]
+    assert await prune(opened, NOON_US) == 0

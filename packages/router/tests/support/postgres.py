@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from stratmaster_router.storage.engine import database_url, make_engine
+from stratmaster_router.storage.database import Database, database_url
 from stratmaster_router.storage.schema import prepare
 
 from support.processes import free_port, part_missing, wait_until
@@ -94,9 +94,9 @@ class Postgres:
         self.execute(f"CREATE DATABASE {_TEMPLATE}")
 
         async def migrate() -> None:
-            engine = make_engine(database_url(self.url(_TEMPLATE)))
-            await prepare(engine)
-            await engine.dispose()
+            template = Database(database_url(self.url(_TEMPLATE)))
+            await prepare(template)
+            await template.close()
 
         # On a thread of its own, whatever loop a test has here.
         with ThreadPoolExecutor(1) as pool:

@@ -21,6 +21,7 @@ from urllib.request import urlopen
 import aiohttp
 from stratmaster_router.limits.store import LEASE
 
+from support.database import execute
 from support.processes import COMMAND, MOCK, clean_environ, free_port
 from support.servers import ACME_KEY
 
@@ -270,22 +271,19 @@ def _outcome(status: int, answer: bytes) -> str:
 async def read_books(database: str) -> tuple[int, int, int, int, int]:
     """Of the ledger: cost, presumed cost, rows; of the month's budget: used, held."""
     from sqlalchemy import func, select
-    from stratmaster_router.storage.engine import database_url, make_engine
+    from stratmaster_router.storage.database import Database, database_url
     from stratmaster_router.storage.tables import accounts, ledger
 
-    engine = make_engine(database_url(database))
+    sums = select(func.coalesce(func.sum(ledger.c.cost_nanousd), 0), func.count())
+    opened = Database(database_url(database))
     try:
-        async with engine.connect() as connection:
-            presumed_cost = select(func.coalesce(func.sum(ledger.c.cost_nanousd), 0)).where(ledger.c.presumed)
-            cost, rows = (
-                await connection.execute(select(func.coalesce(func.sum(ledger.c.cost_nanousd), 0), func.count()))
-            ).one()
-            presumed = (await connection.execute(presumed_cost)).scalar_one()
-            used, held = (
-                await connection.execute(select(accounts.c.used, accounts.c.held).where(accounts.c.window == "month"))
-            ).one()
+        (cost, rows), *_ = await execute(opened, sums)
+        (presumed, _), *_ = await execute(opened, sums.where(ledger.c.presumed))
+        (used, held), *_ = await execute(
+            opened, select(accounts.c.used, accounts.c.held).where(accounts.c.window == "month")
+        )
     finally:
-        await engine.dispose()
+        await opened.close()
     return int(cost), int(presumed), rows, used, held
 
 

@@ -16,12 +16,11 @@ import msgspec
 import typer
 from rich.console import Console
 from rich.table import Table
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from stratmaster_router.domain.money import NANO_DOLLARS
 from stratmaster_router.limits.store import StoreUnavailable
 from stratmaster_router.settings import Settings, SettingsInvalid
-from stratmaster_router.storage.engine import DatabaseUrlInvalid, database_url, make_engine
+from stratmaster_router.storage.database import Database, DatabaseUrlInvalid, database_url
 from stratmaster_router.storage.ledger import COLUMNS, Page, Total, rows, summary
 from stratmaster_router.storage.schema import HEAD, revision
 
@@ -87,7 +86,7 @@ def show_summary(
     ] = SummaryFormat.TABLE,
 ) -> None:
     """Requests, tokens and money by tenant, provider and model. A presumed cost is of a process that died."""
-    found = _read(lambda engine: summary(engine, tenant, since, until))
+    found = _read(lambda database: summary(database, tenant, since, until))
     if format_ is SummaryFormat.JSON:
         typer.echo(msgspec.json.encode(found))
         return
@@ -124,8 +123,8 @@ def export(
 ) -> None:
     """Every row, in the order of time; money in nano-dollars."""
 
-    async def run(engine: AsyncEngine) -> None:
-        pages = rows(engine, tenant, since, until)
+    async def run(database: Database) -> None:
+        pages = rows(database, tenant, since, until)
         if output is None:
             await _WRITERS[format_](pages, sys.stdout.buffer)
             sys.stdout.buffer.flush()
@@ -194,7 +193,7 @@ _WRITERS: Mapping[Format, Callable[[AsyncIterator[Page], IO[bytes]], Awaitable[N
 }
 
 
-def _read(work: Callable[[AsyncEngine], Awaitable[T]]) -> T:
+def _read(work: Callable[[Database], Awaitable[T]]) -> T:
     """Do `work` on the database, which must be there and of this version."""
     try:
         url = database_url(Settings.from_environ(os.environ).database_url)
@@ -202,16 +201,16 @@ def _read(work: Callable[[AsyncEngine], Awaitable[T]]) -> T:
         _stop(str(error))
     except DatabaseUrlInvalid as error:
         _stop(f"ROUTER_DATABASE_URL: {error}")
-    if url.drivername.startswith("sqlite") and not Path(url.database or "").is_file():
+    if url.drivername == "sqlite" and not Path(url.database or "").is_file():
         _stop(f"there is no database at {url.database}: set ROUTER_DATABASE_URL to the router's")
 
     async def run() -> T:
-        engine = make_engine(url, read_only=True)
+        database = Database(url, read_only=True)
         try:
-            _check(await revision(engine))
-            return await work(engine)
+            _check(await revision(database))
+            return await work(database)
         finally:
-            await engine.dispose()
+            await database.close()
 
     try:
         return asyncio.run(run())

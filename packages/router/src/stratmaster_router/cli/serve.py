@@ -20,7 +20,7 @@ from stratmaster_router.limits.store import StoreUnavailable
 from stratmaster_router.policy.problems import PolicyInvalid
 from stratmaster_router.policy.source import PolicySource
 from stratmaster_router.settings import Settings, SettingsInvalid
-from stratmaster_router.storage.engine import DatabaseUrlInvalid, database_url, make_engine
+from stratmaster_router.storage.database import Database, DatabaseUrlInvalid, database_url
 from stratmaster_router.storage.schema import SchemaTooNew, prepare
 from stratmaster_router.telemetry.access_log import AccessLog
 from stratmaster_router.telemetry.logs import configure_logs
@@ -80,12 +80,12 @@ def serve(
 
 async def _prepare_database(settings: Settings) -> None:
     """Migrate once, before there are workers. A database that cannot be reached now may be reached later."""
-    engine = make_engine(database_url(settings.database_url))
+    database = Database(database_url(settings.database_url))
     try:
         with contextlib.suppress(StoreUnavailable):
-            await prepare(engine)
+            await prepare(database)
     finally:
-        await engine.dispose()
+        await database.close()
 
 
 def _listen(settings: Settings) -> socket.socket:

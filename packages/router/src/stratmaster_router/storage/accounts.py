@@ -1,10 +1,10 @@
 """The truth of accounts in the database: `limits.store.LimitStore` over SQLAlchemy."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
-from sqlalchemy import BigInteger, ColumnElement, and_, bindparam, delete, func, or_, select, update
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy import BigInteger, ColumnElement, Connection, and_, bindparam, delete, func, or_, select, update
 
 from stratmaster_router.domain.limits import Account
 from stratmaster_router.limits.accounts import (
@@ -20,7 +20,7 @@ from stratmaster_router.limits.accounts import (
 )
 from stratmaster_router.limits.store import LEASE, StoreUnavailable
 from stratmaster_router.storage.books import Books, Entry, insert_or_nothing
-from stratmaster_router.storage.engine import database_now, transaction
+from stratmaster_router.storage.database import Database, database_now
 from stratmaster_router.storage.presumed import presumed_rows, reversing_rows
 from stratmaster_router.storage.tables import accounts, leases, processes
 
@@ -42,13 +42,13 @@ _recalled = select(accounts.c.key).where(accounts.c.recalled > bindparam("after"
 
 
 class AccountStore:
-    """Accounts, leases and ledger in the database behind `engine`."""
+    """Accounts, leases and ledger in the database of a database."""
 
-    def __init__(self, engine: AsyncEngine, clock: ColumnElement[int] | Callable[[], int] | None = None) -> None:
+    def __init__(self, database: Database, clock: ColumnElement[int] | Callable[[], int] | None = None) -> None:
         """`clock` gives the time in microseconds: an SQL expression or a function; by default the database's own."""
-        self._engine = engine
-        self._books = Books(engine.dialect)
-        self._enrol = insert_or_nothing(engine.dialect, processes)
+        self._database = database
+        self._books = Books(database.dialect)
+        self._enrol = insert_or_nothing(database.dialect, processes)
         if clock is None:
             clock = database_now()
         now = clock if isinstance(clock, ColumnElement) else bindparam("now", type_=BigInteger(), callable_=clock)
@@ -67,54 +67,57 @@ class AccountStore:
 
     async def exchange(self, batch: Batch) -> Outcome:
         """Apply a batch in one transaction, and renew its process's lease. Raises `StoreUnavailable`."""
+        outcome = await self._database.run(partial(self._exchange, batch))
+        self._books.remember(outcome.views)
+        return outcome
+
+    def _exchange(self, batch: Batch, connection: Connection) -> Outcome:
+        now, living, number, dead = self._look(connection, batch.process)
+        repeated = number is not None and batch.number <= number
+        lost = dead or (number is None and batch.number > 1)
+        living += number is None or dead
+        self._renew(connection, batch, now, known=number is not None)
         new = {share.account.key: share.account for share in batch.shares}
-        async with transaction(self._engine) as connection:
-            now, living, number, dead = await self._look(connection, batch.process)
-            repeated = number is not None and batch.number <= number
-            lost = dead or (number is None and batch.number > 1)
-            living += number is None or dead
-            await self._renew(connection, batch, now, known=number is not None)
-            keys = {*new}
-            if lost:
-                keys.update((await connection.execute(_presumed, {"of_process": batch.process})).scalars())
-            entries = await self._books.load(connection, batch.process, keys, new)
-            lacking: tuple[str | None, ...] = tuple([needs[0][0] for needs in batch.asks])
-            if not repeated:
-                lacking = await self._apply(connection, batch, entries, living, now)
-            elif lost:
-                await self._apply(connection, _under_way(batch), entries, living, now)
-            recalled = tuple((await connection.execute(_recalled, {"after": now - RECALL})).scalars())
-        self._books.remember(new)
+        keys = {*new}
+        if lost:
+            keys.update(connection.execute(_presumed, {"of_process": batch.process}).scalars())
+        entries = self._books.load(connection, batch.process, keys, new)
+        lacking: tuple[str | None, ...] = tuple([needs[0][0] for needs in batch.asks])
+        if not repeated:
+            lacking = self._apply(connection, batch, entries, living, now)
+        elif lost:
+            self._apply(connection, _under_way(batch), entries, living, now)
+        recalled = tuple(connection.execute(_recalled, {"after": now - RECALL}).scalars())
         views = {key: _view(entries[key]) for key in new}
         return Outcome(now, living, views, lacking, recalled, lost, repeated)
 
-    async def _apply(
-        self, connection: AsyncConnection, batch: Batch, entries: dict[str, Entry], living: int, now: int
+    def _apply(
+        self, connection: Connection, batch: Batch, entries: dict[str, Entry], living: int, now: int
     ) -> tuple[str | None, ...]:
         reversing = reversing_rows(batch.process, _take_back(entries, now))
         truths = {key: entry.truth for key, entry in entries.items()}
         lents = {key: entry.lent for key, entry in entries.items()}
         lacking = exchange(batch, truths, lents, living, now)
-        await self._books.save(connection, batch.process, entries)
-        await self._books.record(connection, [*reversing, *batch.rows], now)
+        self._books.save(connection, batch.process, entries)
+        self._books.record(connection, [*reversing, *batch.rows], now)
         return lacking
 
-    async def _look(self, connection: AsyncConnection, process: str) -> tuple[int, int, int | None, bool]:
+    def _look(self, connection: Connection, process: str) -> tuple[int, int, int | None, bool]:
         """The time, how many processes live, and of `process`, which is locked, its last number and whether it died."""
-        found: Any = (await connection.execute(self._process, {"of_process": process})).one_or_none()
+        found: Any = connection.execute(self._process, {"of_process": process}).one_or_none()
         if found is None:
-            now, living = (await connection.execute(self._now)).one()
+            now, living = connection.execute(self._now).one()
             return now, living, None, False
         now, living, number, dead = found
         return now, living, number, dead
 
-    async def _renew(self, connection: AsyncConnection, batch: Batch, now: int, *, known: bool) -> None:
+    def _renew(self, connection: Connection, batch: Batch, now: int, *, known: bool) -> None:
         if known:
             row = {"of_process": batch.process, "to_number": batch.number, "to_expire": now + _LEASE}
-            await connection.execute(_renew, row)
+            connection.execute(_renew, row)
         else:
             row = {"id": batch.process, "number": batch.number, "expires_at": now + _LEASE, "dead": False}
-            if not (await connection.execute(self._enrol, row)).rowcount:
+            if not connection.execute(self._enrol, row).rowcount:
                 raise StoreUnavailable("this batch is just being applied, by an exchange that was given up")
 
     async def reap(self) -> int:
@@ -124,38 +127,46 @@ class AccountStore:
         """
         died = 0
         while True:
-            async with transaction(self._engine) as connection:
-                overdue: Any = (await connection.execute(self._overdue)).one_or_none()
-                if overdue is None:
-                    return died
-                now, process, dead = overdue
-                if dead:
-                    await self._forget(connection, process)
-                else:
-                    await self._bury(connection, process, now)
-                    died += 1
+            dead = await self._database.run(self._reap)
+            if dead is None:
+                return died
+            died += not dead
 
-    async def _bury(self, connection: AsyncConnection, process: str, now: int) -> None:
-        keys = (await connection.execute(_holding, {"of_process": process})).scalars()
-        entries = await self._books.load(connection, process, keys, {})
+    def _reap(self, connection: Connection) -> bool | None:
+        """Bury one process, or forget it; whether it was dead already, None where all live."""
+        overdue: Any = connection.execute(self._overdue).one_or_none()
+        if overdue is None:
+            return None
+        now, process, dead = overdue
+        if dead:
+            self._forget(connection, process)
+        else:
+            self._bury(connection, process, now)
+        return bool(dead)
+
+    def _bury(self, connection: Connection, process: str, now: int) -> None:
+        keys = connection.execute(_holding, {"of_process": process}).scalars()
+        entries = self._books.load(connection, process, keys, {})
         for entry in entries.values():
             entry.presumed = presume(entry.truth, entry.lent, entry.account, now)
             entry.presumed_since = entry.truth.since
-        await self._books.save(connection, process, entries)
+        self._books.save(connection, process, entries)
         spent = [(entry.account, entry.presumed) for entry in entries.values()]
-        await self._books.record(connection, presumed_rows(process, spent), now)
-        await connection.execute(_bury, {"of_process": process, "to_expire": now})
+        self._books.record(connection, presumed_rows(process, spent), now)
+        connection.execute(_bury, {"of_process": process, "to_expire": now})
 
-    async def _forget(self, connection: AsyncConnection, process: str) -> None:
-        await connection.execute(_forget_leases, {"of_process": process})
-        await connection.execute(_forget, {"of_process": process})
+    def _forget(self, connection: Connection, process: str) -> None:
+        connection.execute(_forget_leases, {"of_process": process})
+        connection.execute(_forget, {"of_process": process})
 
     async def leave(self, process: str) -> None:
         """Forget `process`; if it still holds something, its lease runs out instead. Raises `StoreUnavailable`."""
-        async with transaction(self._engine) as connection:
-            await self._look(connection, process)
-            if (await connection.execute(_holding, {"of_process": process})).first() is None:
-                await self._forget(connection, process)
+        await self._database.run(partial(self._leave, process))
+
+    def _leave(self, process: str, connection: Connection) -> None:
+        self._look(connection, process)
+        if connection.execute(_holding, {"of_process": process}).first() is None:
+            self._forget(connection, process)
 
 
 def _under_way(batch: Batch) -> Batch:

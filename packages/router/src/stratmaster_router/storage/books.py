@@ -6,9 +6,8 @@ from typing import Any
 
 from msgspec import Struct
 from msgspec.structs import astuple
-from sqlalchemy import Dialect, Insert, Table, and_, bindparam, insert, select, update
+from sqlalchemy import Connection, Dialect, Insert, Table, and_, bindparam, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from stratmaster_router.domain.ledger import LedgerRow
 from stratmaster_router.domain.limits import Account, Metric, Window
@@ -87,8 +86,8 @@ class Books:
         # Accounts that have a row; they are never deleted.
         self._known: set[str] = set()
 
-    async def load(
-        self, connection: AsyncConnection, process: str, keys: Iterable[str], new: Mapping[str, Account]
+    def load(
+        self, connection: Connection, process: str, keys: Iterable[str], new: Mapping[str, Account]
     ) -> dict[str, Entry]:
         """The entries of `keys`, their accounts locked; those of `new` get a row where there is none.
 
@@ -99,15 +98,15 @@ class Books:
             return {}
         unknown = new.keys() - self._known
         if unknown:
-            await self._make(connection, [new[key] for key in sorted(unknown)])
-        found = await self._rows(connection, process, wanted)
+            self._make(connection, [new[key] for key in sorted(unknown)])
+        found = self._rows(connection, process, wanted)
         if len(found) < len(wanted) and new:
             # The database has been replaced by another.
-            await self._make(connection, [new[key] for key in sorted(new)])
-            found = await self._rows(connection, process, wanted)
+            self._make(connection, [new[key] for key in sorted(new)])
+            found = self._rows(connection, process, wanted)
         return {row[0]: _entry(row, new.get(row[0])) for row in found}
 
-    async def _make(self, connection: AsyncConnection, missing: Sequence[Account]) -> None:
+    def _make(self, connection: Connection, missing: Sequence[Account]) -> None:
         nothing = dict.fromkeys(Truth.__struct_fields__, 0)
         rows = [
             {
@@ -118,18 +117,18 @@ class Books:
             }
             for account in missing
         ]
-        await connection.execute(self._open, rows)
+        connection.execute(self._open, rows)
 
     def remember(self, keys: Iterable[str]) -> None:
         """These accounts have rows: the transaction that may have made them is through."""
         self._known.update(keys)
 
-    async def _rows(self, connection: AsyncConnection, process: str, keys: list[str]) -> Sequence[Any]:
+    def _rows(self, connection: Connection, process: str, keys: list[str]) -> Sequence[Any]:
         # A power of two of them: there are few different statements then, which the database prepares once each.
         padding = [keys[-1]] * ((1 << (len(keys) - 1).bit_length()) - len(keys))
-        return (await connection.execute(_read, {"process": process, "keys": keys + padding})).all()
+        return (connection.execute(_read, {"process": process, "keys": keys + padding})).all()
 
-    async def save(self, connection: AsyncConnection, process: str, entries: Mapping[str, Entry]) -> None:
+    def save(self, connection: Connection, process: str, entries: Mapping[str, Entry]) -> None:
         """Write what has changed of `entries` since they were loaded."""
         changed, moved = [], []
         for key, entry in entries.items():
@@ -140,21 +139,21 @@ class Books:
             if lease != entry.lease:
                 moved.append(dict(zip(_LEND, (process, key, *lease), strict=True)))
         if changed:
-            await connection.execute(_save, changed)
+            connection.execute(_save, changed)
         if moved:
-            await connection.execute(self._lend, moved)
+            connection.execute(self._lend, moved)
 
-    async def record(self, connection: AsyncConnection, rows: Sequence[LedgerRow], now: int) -> None:
+    def record(self, connection: Connection, rows: Sequence[LedgerRow], now: int) -> None:
         """Write `rows` into the ledger; `now` is their time."""
         values = [(now, *astuple(row)) for row in rows]
         if self._record_many is not None:
             whole = len(values) - len(values) % _AT_ONCE
             for begin in range(0, whole, _AT_ONCE):
                 some = values[begin : begin + _AT_ONCE]
-                await connection.exec_driver_sql(self._record_many, tuple(chain.from_iterable(some)))
+                connection.exec_driver_sql(self._record_many, tuple(chain.from_iterable(some)))
             values = values[whole:]
         if values:
-            await connection.exec_driver_sql(self._record, values)
+            connection.exec_driver_sql(self._record, values)
 
 
 def _entry(row: Any, account: Account | None) -> Entry:

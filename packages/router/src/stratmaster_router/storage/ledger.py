@@ -4,13 +4,13 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 from msgspec import Struct
-from sqlalchemy import ColumnElement, case, delete, func, or_, select
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy import ColumnElement, Connection, Select, case, delete, func, or_, select
 
-from stratmaster_router.storage.engine import transaction
+from stratmaster_router.storage.database import Database
 from stratmaster_router.storage.tables import ledger
 
 _PAGE = 10_000
@@ -45,7 +45,7 @@ class Total(Struct, frozen=True):
 
 
 async def rows(
-    engine: AsyncEngine, tenant: str | None = None, since: datetime | None = None, until: datetime | None = None
+    database: Database, tenant: str | None = None, since: datetime | None = None, until: datetime | None = None
 ) -> AsyncIterator[Page]:
     """The rows in the order of their time, page by page; `since` is included, `until` is not.
 
@@ -54,8 +54,7 @@ async def rows(
     wanted = select(ledger).where(*_chosen(tenant, since, until)).order_by(ledger.c.time, ledger.c.id).limit(_PAGE)
     rest = wanted
     while True:
-        async with transaction(engine) as connection:
-            found = (await connection.execute(rest)).all()
+        found = await database.run(partial(_all, rest))
         if found:
             yield [row[1:] for row in found]
         if len(found) < _PAGE:
@@ -66,7 +65,7 @@ async def rows(
 
 
 async def summary(
-    engine: AsyncEngine, tenant: str | None = None, since: datetime | None = None, until: datetime | None = None
+    database: Database, tenant: str | None = None, since: datetime | None = None, until: datetime | None = None
 ) -> list[Total]:
     """Sums by tenant, provider and model; `since` is included, `until` is not. Raises `StoreUnavailable`."""
     group = (ledger.c.tenant, ledger.c.provider, ledger.c.model)
@@ -86,27 +85,30 @@ async def summary(
         .group_by(*group)
         .order_by(*(column.nulls_first() for column in group))
     )
-    async with transaction(engine) as connection:
-        found: Sequence[Any] = (await connection.execute(query)).all()
+    found = await database.run(partial(_all, query))
     # PostgreSQL sums its 64-bit integers as decimals, which have no bound.
     return [Total(*row[:3], *map(int, row[3:])) for row in found]
 
 
-async def prune(engine: AsyncEngine, before: int) -> int:
+async def prune(database: Database, before: int) -> int:
     """Delete the rows written before `before` (microseconds); how many. Raises `StoreUnavailable`.
 
     In small parts with as much time between them, so that no exchange waits for long.
     """
     old = select(ledger.c.id).where(ledger.c.time < before).order_by(ledger.c.time).limit(_PRUNED)
+    oldest = delete(ledger).where(ledger.c.id.in_(old))
     total = 0
     while True:
         began = time.monotonic()
-        async with transaction(engine) as connection:
-            deleted = (await connection.execute(delete(ledger).where(ledger.c.id.in_(old)))).rowcount
+        deleted = await database.run(lambda connection: connection.execute(oldest).rowcount)
         total += deleted
         if deleted < _PRUNED:
             return total
         await asyncio.sleep(time.monotonic() - began)
+
+
+def _all(query: Select[Any], connection: Connection) -> Sequence[Any]:
+    return connection.execute(query).all()
 
 
 def _chosen(tenant: str | None, since: datetime | None, until: datetime | None) -> list[ColumnElement[bool]]:

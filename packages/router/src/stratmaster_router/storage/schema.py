@@ -4,9 +4,8 @@ import logging
 from pathlib import Path
 
 from sqlalchemy import Connection, inspect, text
-from sqlalchemy.ext.asyncio import AsyncEngine
 
-from stratmaster_router.storage.engine import transaction
+from stratmaster_router.storage.database import Database
 
 HEAD = "0001"
 """The revision that this version works with: the last one in `migrations/versions` (a test says so)."""
@@ -20,22 +19,16 @@ class SchemaTooNew(Exception):
     """The database was migrated by a newer version of the router."""
 
 
-async def prepare(engine: AsyncEngine) -> None:
+async def prepare(database: Database) -> None:
     """Bring the database to `HEAD`. Raises `SchemaTooNew`, `StoreUnavailable`; cheap where there is nothing to do."""
-    if await revision(engine) == HEAD:
-        return
-    # One transaction: a process that dies in the middle leaves the old schema, and others wait for the outcome.
-    async with transaction(engine) as connection:
-        if connection.dialect.name == "postgresql":
-            # SQLite's transactions exclude each other anyway.
-            await connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
-        await connection.run_sync(_upgrade)
+    if await revision(database) != HEAD:
+        # One transaction: a process that dies in the middle leaves the old schema, and others wait for the outcome.
+        await database.run(_upgrade)
 
 
-async def revision(engine: AsyncEngine) -> str | None:
+async def revision(database: Database) -> str | None:
     """The revision of the database's schema; None where it is empty. Raises `StoreUnavailable`."""
-    async with transaction(engine) as connection:
-        return await connection.run_sync(_revision)
+    return await database.run(_revision)
 
 
 def _revision(connection: Connection) -> str | None:
@@ -46,6 +39,9 @@ def _revision(connection: Connection) -> str | None:
 
 
 def _upgrade(connection: Connection) -> None:
+    if connection.dialect.name == "postgresql":
+        # SQLite's transactions exclude each other anyway.
+        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
     # Its reports of its own plugins are no news to an operator.
     logging.getLogger("alembic").setLevel(logging.WARNING)
     # Only here: a database that is up to date costs no import of it, which takes 0.2 s and 13 MB.

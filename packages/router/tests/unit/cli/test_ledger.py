@@ -12,10 +12,10 @@ from pyarrow import parquet
 from sqlalchemy import text
 from stratmaster_router.cli.main import app
 from stratmaster_router.domain.ledger import LedgerRow
-from stratmaster_router.storage.books import Books
-from stratmaster_router.storage.engine import database_url, make_engine, transaction
+from stratmaster_router.storage.database import Database, database_url
 from stratmaster_router.storage.schema import prepare
 from support.calls import chat, eventually
+from support.database import execute, write
 from support.policies import one_hop
 from support.processes import COMMAND, clean_environ
 from support.servers import running_mock, running_router
@@ -37,12 +37,11 @@ Run = Callable[..., Any]
 
 async def fill(path: Path) -> None:
     """A ledger of three rows, a microsecond apart."""
-    engine = make_engine(database_url(f"sqlite:///{path}"))
-    await prepare(engine)
-    async with transaction(engine) as connection:
-        for number, row in enumerate((FIRST, UNPRICED, PRESUMED)):
-            await Books(engine.dialect).record(connection, [row], NOON + number)
-    await engine.dispose()
+    opened = Database(database_url(f"sqlite:///{path}"))
+    await prepare(opened)
+    for number, row in enumerate((FIRST, UNPRICED, PRESUMED)):
+        await write(opened, NOON + number, row)
+    await opened.close()
 
 
 @pytest.fixture
@@ -218,10 +217,9 @@ def test_a_summary_as_json_has_whole_nano_dollars(run: Run) -> None:
 
 async def set_revision(path: Path, revision: str) -> None:
     """Let the database be of another version."""
-    engine = make_engine(database_url(f"sqlite:///{path}"))
-    async with transaction(engine) as connection:
-        await connection.execute(text("UPDATE alembic_version SET version_num = :revision"), {"revision": revision})
-    await engine.dispose()
+    opened = Database(database_url(f"sqlite:///{path}"))
+    await execute(opened, text("UPDATE alembic_version SET version_num = :revision"), {"revision": revision})
+    await opened.close()
 
 
 def test_a_database_of_another_version_is_not_read(run: Run, database: Path) -> None:
@@ -275,11 +273,10 @@ def test_who_stops_reading_is_no_error(tmp_path: Path) -> None:
     path = tmp_path / "router.db"
 
     async def fill_more() -> None:
-        engine = make_engine(database_url(f"sqlite:///{path}"))
-        await prepare(engine)
-        async with transaction(engine) as connection:
-            await Books(engine.dialect).record(connection, [FIRST] * 20_000, NOON)
-        await engine.dispose()
+        opened = Database(database_url(f"sqlite:///{path}"))
+        await prepare(opened)
+        await write(opened, NOON, *[FIRST] * 20_000)
+        await opened.close()
 
     asyncio.run(fill_more())
     words = [COMMAND, "ledger", "export"]

@@ -22,9 +22,9 @@ def test_a_database_that_is_up_to_date_costs_no_alembic(tmp_path: Path) -> None:
     """The first process migrates; the second has nothing to migrate and does not load it."""
     program = (
         "import asyncio, sys\n"
-        "from stratmaster_router.storage.engine import database_url, make_engine\n"
+        "from stratmaster_router.storage.database import Database, database_url\n"
         "from stratmaster_router.storage.schema import prepare\n"
-        "asyncio.run(prepare(make_engine(database_url(sys.argv[1]))))\n"
+        "asyncio.run(prepare(Database(database_url(sys.argv[1]))))\n"
         "print('alembic' in sys.modules)\n"
     )
     command = [sys.executable, "-c", program, f"sqlite:///{tmp_path}/router.db"]
