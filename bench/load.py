@@ -49,7 +49,10 @@ class Target:
 
 
 def chat_body(model: str, size: int, stream_as: str | None = None) -> bytes:
-    """A chat request of about `size` bytes; `stream_as` makes it a streaming one by that user."""
+    """A chat request of about `size` bytes, as the `openai` client writes one: JSON without white space.
+
+    `stream_as` makes it a streaming one by that user.
+    """
     payload: dict[str, object] = {"model": model, "temperature": 0.2, "max_tokens": 64}
     if stream_as is not None:
         # Asking for usage makes the answer the same whether or not a gateway asks for it on its own behalf.
@@ -59,7 +62,8 @@ def chat_body(model: str, size: int, stream_as: str | None = None) -> bytes:
     def with_text(length: int) -> bytes:
         text = (words * (length // len(words) + 1))[:length]
         system = {"role": "system", "content": "You summarise minutes of meetings."}
-        return json.dumps({**payload, "messages": [system, {"role": "user", "content": text}]}).encode()
+        messages = [system, {"role": "user", "content": text}]
+        return json.dumps({**payload, "messages": messages}, separators=(",", ":"), ensure_ascii=False).encode()
 
     return with_text(max(0, size - len(with_text(0))))
 

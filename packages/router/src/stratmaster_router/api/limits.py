@@ -11,6 +11,10 @@ from stratmaster_router.domain.money import NANO_DOLLARS, dollars
 from stratmaster_router.limits.leases import Lease
 
 _PLENTY = 2**63
+_REQUEST_LINES, _TOKEN_LINES = (
+    b"x-ratelimit-limit-%b: %%d\r\nx-ratelimit-remaining-%b: %%d\r\nx-ratelimit-reset-%b: %%b\r\n" % (name, name, name)
+    for name in (b"requests", b"tokens")
+)
 _USD, _TOKENS, _REQUESTS = Metric.USD, Metric.TOKENS, Metric.REQUESTS
 
 
@@ -19,38 +23,31 @@ def limit_lines(leases: Iterable[Lease], now: int) -> bytes:
     requests = tokens = budget = _PLENTY
     of_requests = of_tokens = 0
     for lease in leases:
-        account = lease.account
-        metric = account.metric
+        metric = lease.metric
         room = lease.room(now)
         if metric is _TOKENS:
             if room < tokens:
-                tokens, of_tokens = room, account.limit
+                tokens, of_tokens = room, lease.account.limit
         elif metric is _USD:
             if room < budget:  # noqa: PLR1730  # min() is a call
                 budget = room
         elif metric is _REQUESTS and room < requests:
-            requests, of_requests = room, account.limit
+            requests, of_requests = room, lease.account.limit
     lines = b""
     if of_requests:
-        lines = _rate_lines(b"requests", of_requests, requests)
+        lines = _REQUEST_LINES % _rate(of_requests, requests)
     if of_tokens:
-        lines += _rate_lines(b"tokens", of_tokens, tokens)
+        lines += _TOKEN_LINES % _rate(of_tokens, tokens)
     if budget is not _PLENTY:
         lines += b"x-router-budget-remaining-usd: %d.%09d\r\n" % divmod(max(0, budget), NANO_DOLLARS)
     return lines
 
 
-def _rate_lines(name: bytes, limit: int, room: int) -> bytes:
+def _rate(limit: int, room: int) -> tuple[int, int, bytes]:
+    """What is allowed, what is left, and when all of it is back."""
     left = max(0, room)
     reset = (limit - left) * 60_000 // limit
-    return b"x-ratelimit-limit-%b: %d\r\nx-ratelimit-remaining-%b: %d\r\nx-ratelimit-reset-%b: %b\r\n" % (
-        name,
-        limit,
-        name,
-        left,
-        name,
-        b"%dms" % reset if reset < 1000 else _duration(reset),
-    )
+    return limit, left, b"%dms" % reset if reset < 1000 else _duration(reset)
 
 
 def _duration(milliseconds: int) -> bytes:

@@ -62,10 +62,10 @@ class Settlement(Struct):
     def ledger_row(self) -> LedgerRow | None:
         """The row of a request that called an upstream; others have cost nothing and have none."""
         trip, reservation, decision = self.trip, self.reservation, self.decision
-        if trip is None or reservation is None or decision is None or not trip.calls:
+        if trip is None or reservation is None or decision is None or trip.last is None:
             return None
         used = reservation.used
-        last = next(attempt for attempt in reversed(trip.attempts) if not attempt.limited)
+        last = trip.last
         return LedgerRow(
             request_id=self.request_id,
             tenant=self.tenant or NONE,

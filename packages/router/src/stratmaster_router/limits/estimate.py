@@ -132,8 +132,11 @@ def input_bound(body: bytes, model: str = "", fields: Mapping[str, Any] | None =
     type `file` or `video_url` stands for cannot be known from here. Without `fields`, the body's, it is read again.
     """
     bound = len(body)
-    for data, tokens in _media(_read(body) if fields is None else fields, model):
-        bound += tokens - len(data)
+    if fields is None:
+        fields = _read(body)
+    if "messages" in fields:
+        for data, tokens in _media(fields, model):
+            bound += tokens - len(data)
     return bound
 
 
@@ -189,17 +192,21 @@ def output_bound(endpoint: Endpoint, fields: Mapping[str, Any], default: int) ->
     """
     if endpoint is Endpoint.EMBEDDINGS:
         return 0, True
-    given = _count(fields.get("max_tokens"))
-    answers = max(_count(fields.get("n")), 1)
+    given = _count(fields, "max_tokens")
+    answers = _count(fields, "n") or 1
     if endpoint is Endpoint.COMPLETIONS:
-        answers = max(answers, _count(fields.get("best_of"))) * _prompts(fields.get("prompt"))
+        answers = max(answers, _count(fields, "best_of")) * _prompts(fields.get("prompt"))
         return (given or default) * answers, given > 0
-    given = max(given, _count(fields.get("max_completion_tokens")))
-    return (given or default) * answers + _predicted(fields.get("prediction")), given > 0
+    given = max(given, _count(fields, "max_completion_tokens"))
+    predicted = _predicted(fields["prediction"]) if "prediction" in fields else 0
+    return (given or default) * answers + predicted, given > 0
 
 
-def _count(value: Any) -> int:
+def _count(fields: Mapping[str, Any], name: str) -> int:
     """A whole number above zero, and 0 for all else: that is the upstream's to refuse. A billion is without bound."""
+    if name not in fields:
+        return 0
+    value = fields[name]
     return min(value, 10**9) if type(value) is int and value > 0 else 0
 
 

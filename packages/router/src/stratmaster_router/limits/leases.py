@@ -16,11 +16,14 @@ from stratmaster_router.domain.limits import Account, Metric, Window
 from stratmaster_router.limits.accounts import SECOND, Batch, Lent, Outcome, Share, View, drained, near, window_end
 
 _REQUESTS = Metric.REQUESTS
+_MINUTE = Window.MINUTE
 # How much of what one interval needed is kept at hand: an exchange of a busy process may itself take as long.
 _AHEAD = 4
 _AHEAD_ASKED = 8
 # What a tenant that is seldom heard of may keep at hand: its next request then needs no exchange.
 _LINGER = 30 * SECOND
+# Tuples of accounts that are remembered, of several policies.
+_MOST_KNOWN = 100_000
 # How old what is known of an account may be for a refusal without asking.
 _FRESH = SECOND * 2 // 5
 _NEVER = 2**63
@@ -44,6 +47,7 @@ class Lease:
         "ends",
         "free",
         "low",
+        "metric",
         "queue",
         "recalled",
         "refused",
@@ -59,6 +63,7 @@ class Lease:
 
     def __init__(self, account: Account) -> None:
         self.account = account
+        self.metric = account.metric
         self.free = 0
         self.reserved = 0
         self.consumed = 0
@@ -79,7 +84,7 @@ class Lease:
     def used(self, now: int) -> int:
         """What of the account is used, as far as is known here."""
         view, account = self.view, self.account
-        if account.window is Window.MINUTE:
+        if account.window is _MINUTE:
             return drained(view.used, view.since, account.limit, now)[0] + self.consumed
         return self.consumed if now >= self.ends else view.used + self.consumed
 
@@ -93,7 +98,12 @@ class Lease:
 
     def room(self, now: int) -> int:
         """The most that a new request could get, were all leases given back that nobody needs."""
-        return self.account.limit - self.used(now) - self.elsewhere() - self.reserved
+        # As `limit - used() - elsewhere() - reserved`, without calls: every answer's headers come here.
+        view, account = self.view, self.account
+        left = account.limit - self.consumed - self.reserved + view.mine.reserved - view.reserved
+        if account.window is _MINUTE:
+            return left - drained(view.used, view.since, account.limit, now)[0] if view.used else left
+        return left if now >= self.ends else left - view.used
 
     def worth_waiting(self, amount: int, now: int) -> bool:
         """Whether `amount`, for which there is no room, may come free soon without time passing.
@@ -105,7 +115,7 @@ class Lease:
             return False
         if amount <= self.room(now):
             return True
-        metric = self.account.metric
+        metric = self.metric
         return metric is Metric.USD or (metric is not _REQUESTS and self.elsewhere() > 0)
 
 
@@ -120,6 +130,8 @@ class Leases:
         self.name = process
         self._number = 0
         self._leases: dict[str, Lease] = {}
+        # By identity: the hops of a policy share their tuples. One of a former policy finds its leases as they are now.
+        self._of: dict[int, tuple[tuple[Account, ...], tuple[Lease, ...]]] = {}
         self._dirty: list[Lease] = []
 
     def lease(self, account: Account) -> Lease:
@@ -132,6 +144,16 @@ class Leases:
                 self._adopt(lease, account)
             lease.account = account
         return lease
+
+    def of(self, accounts: tuple[Account, ...]) -> tuple[Lease, ...]:
+        """The leases on `accounts`, in their order."""
+        known = self._of.get(id(accounts))
+        if known is None:
+            if len(self._of) >= _MOST_KNOWN:
+                self._of.clear()
+            # With the tuple itself, so that no other can be given its place in memory.
+            known = self._of[id(accounts)] = accounts, tuple([self.lease(account) for account in accounts])
+        return known[1]
 
     def _adopt(self, lease: Lease, account: Account) -> None:
         """What was lent under another limit goes back, so that the new one decides about the next request."""
@@ -161,26 +183,24 @@ class Leases:
         for lease, amount in needs:
             if lease.free < amount or lease.queue:
                 return False
-        self._bind_all(needs)
+        for lease, amount in needs:
+            self.bind(lease, amount)
         return True
 
     def take_in_turn(self, needs: Needs) -> bool:
         """As `take`, for the first of those who wait."""
         if any(lease.free < amount for lease, amount in needs):
             return False
-        self._bind_all(needs)
-        return True
-
-    def _bind_all(self, needs: Needs) -> None:
         for lease, amount in needs:
             self.bind(lease, amount)
+        return True
 
     def bind(self, lease: Lease, amount: int) -> None:
         """Reserve `amount`, whether it is there or not."""
         lease.free -= amount
         if lease.free < lease.low:  # noqa: PLR1730  # min() is a call
             lease.low = lease.free
-        if lease.account.metric is _REQUESTS:
+        if lease.metric is _REQUESTS:
             lease.consumed += amount
         else:
             lease.reserved += amount

@@ -152,7 +152,7 @@ class Limiter:
     def release(self, needs: Needs) -> None:
         """End a reservation of which nothing was used. The requests of a minute stay used: one was made."""
         for lease, amount in needs:
-            if lease.account.metric is not Metric.REQUESTS:
+            if lease.metric is not Metric.REQUESTS:
                 self.settle(lease, amount, 0)
 
     def settle(self, lease: Lease, amount: int, used: int) -> None:
@@ -284,7 +284,7 @@ class Limiter:
                 self._answer(each)
             else:
                 lease, amount = next(need for need in each.needs if need[0].account.key == lacking)
-                patience = max(_PATIENCE[lease.account.metric], _RECALL_PATIENCE)
+                patience = max(_PATIENCE[lease.metric], _RECALL_PATIENCE)
                 late = not each.patient or now - each.began > patience
                 if late or not lease.worth_waiting(amount, outcome.now):
                     lease.refused = amount if lease.refused is None else min(amount, lease.refused)
@@ -317,7 +317,7 @@ class Limiter:
             # Others may take this process for dead by now. Money and tokens are then booked as spent, so they may be;
             # slots are given to others.
             for lease in self.leases:
-                if lease.account.metric is Metric.PARALLEL and lease.free > 0:
+                if lease.metric is Metric.PARALLEL and lease.free > 0:
                     lease.returning += lease.free
                     lease.free = lease.start = lease.low = 0
         for each in list(self._waiting):

@@ -46,8 +46,7 @@ _reasoning = re.compile(r"(?:.*/)?(?:o\d|gpt-[5-9])").match
 def _check_bounds(fields: Mapping[str, Any], names: tuple[str, ...]) -> None:
     """Under a budget a bound that a lenient upstream might read in its own way is no bound. Raises `InvalidRequest`."""
     for name in names:
-        value = fields.get(name)
-        if value is not None and (type(value) is not int or value < 1):
+        if name in fields and (value := fields[name]) is not None and (type(value) is not int or value < 1):
             raise InvalidRequest(
                 f"'{name}' must be a whole number above 0: a budget applies to this tenant.", param=name
             )
@@ -89,8 +88,8 @@ class Reservation:
         self._output = 0
         # Whether the upstream knows how long the answer may be at most.
         self._bounded = False
-        # Accounts that have counted this request: a request counts once, whatever it takes to answer it.
-        self._accounted: set[str] = set()
+        # Those that have counted this request: a request counts once, whatever it takes to answer it.
+        self._accounted: tuple[Lease, ...] = ()
         self.leases: tuple[Lease, ...] = ()
         self.used = Usage(0, 0)
         self.cost: int | None = 0
@@ -111,11 +110,13 @@ class Reservation:
 
         Raises what `Limiter.reserve` raises; nothing is reserved then.
         """
-        self._release()
+        if self._needs:
+            self._release()
         self._hop = hop
-        self.leases = tuple([self._limiter.leases.lease(account) for account in hop.accounts])
-        if not self.leases:
+        if not hop.accounts:
+            self.leases = ()
             return None
+        self.leases = self._limiter.leases.of(hop.accounts)
         # Far from every cap the crudest bound is reserved: it costs nothing, and what is not used comes back.
         self._input = self._bound = input_bound(self._envelope.body, hop.model, self._envelope.fields)
         bound, cut = self._fit(hop)
@@ -124,8 +125,8 @@ class Reservation:
             bound, needs = await self._reserve_closely(hop)
         self._needs = needs
         for lease, _ in needs:
-            if lease.account.metric is _REQUESTS:
-                self._accounted.add(lease.account.key)
+            if lease.metric is _REQUESTS:
+                self._accounted += (lease,)
         return bound
 
     async def _reserve_closely(self, hop: Hop) -> tuple[OutputBound | None, list[tuple[Lease, int]]]:
@@ -193,13 +194,13 @@ class Reservation:
     def _sized(self, hop: Hop) -> list[tuple[Lease, int]]:
         needs = []
         for lease in self.leases:
-            metric = lease.account.metric
+            metric = lease.metric
             if metric is _TOKENS:
                 needs.append((lease, self._input + self._output))
             elif metric is _USD:
                 assert hop.price is not None, "the policy is invalid without"
                 needs.append((lease, hop.price.bound(self._bound, self._output)))
-            elif metric is not _REQUESTS or lease.account.key not in self._accounted:
+            elif metric is not _REQUESTS or lease not in self._accounted:
                 needs.append((lease, 1))
         return needs
 
@@ -213,13 +214,13 @@ class Reservation:
     async def _grow_to(self, target: int) -> None:
         hop = self._hop
         assert hop is not None
-        before = {lease: amount for lease, amount in self._needs if lease.account.metric in _COUNTED}
+        before = {lease: amount for lease, amount in self._needs if lease.metric in _COUNTED}
         if not before:
             self._output = target
             return
         more = []
         for lease, amount in before.items():
-            if lease.account.metric is _TOKENS:
+            if lease.metric is _TOKENS:
                 more.append((lease, self._input + target - amount))
             else:
                 assert hop.price is not None
@@ -252,7 +253,7 @@ class Reservation:
         needs, self._needs = self._needs, []
         settle = self._limiter.settle
         for lease, amount in needs:
-            metric = lease.account.metric
+            metric = lease.metric
             if metric is _TOKENS:
                 settle(lease, amount, tokens)
             elif metric is _USD:

@@ -2,17 +2,19 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 from msgspec.structs import astuple
 from sqlalchemy import Connection, Dialect, Insert, Table, and_, bindparam, insert, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from stratmaster_router.domain.ledger import LedgerRow
 from stratmaster_router.domain.limits import Account, Metric, Window
 from stratmaster_router.limits.accounts import Lent, Truth
 from stratmaster_router.storage.tables import accounts, leases, ledger
+
+if TYPE_CHECKING:
+    from sqlalchemy.dialects import postgresql, sqlite
 
 _ACCOUNT = ("tenant", "provider", "metric", "window")
 _BALANCE = ("limit", *Truth.__struct_fields__)
@@ -41,8 +43,15 @@ _SAVE = ("of_key", *(f"to_{name}" for name in _BALANCE))
 _LEND = ("process", "key", *_LEASE)
 
 
-def _insert(dialect: Dialect, table: Table) -> sqlite.Insert | postgresql.Insert:
-    return sqlite.insert(table) if dialect.name == "sqlite" else postgresql.insert(table)
+def _insert(dialect: Dialect, table: Table) -> "sqlite.Insert | postgresql.Insert":
+    # Only what is needed is loaded.
+    if dialect.name == "sqlite":
+        from sqlalchemy.dialects import sqlite
+
+        return sqlite.insert(table)
+    from sqlalchemy.dialects import postgresql
+
+    return postgresql.insert(table)
 
 
 def insert_or_nothing(dialect: Dialect, table: Table) -> Insert:

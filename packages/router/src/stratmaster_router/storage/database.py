@@ -5,17 +5,19 @@ import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
 from sqlalchemy import URL, BigInteger, Connection, Dialect, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DatabaseError, DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.expression import FunctionElement
 
 from stratmaster_router.limits.store import StoreUnavailable
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncEngine
 
 T = TypeVar("T")
 
@@ -109,7 +111,10 @@ class Database:
         self._thread.shutdown(wait=False)
 
 
-def _postgresql(url: URL, *, read_only: bool) -> AsyncEngine:
+def _postgresql(url: URL, *, read_only: bool) -> "AsyncEngine":
+    # Loaded only where it is the database: 8 MB.
+    from sqlalchemy.ext.asyncio import create_async_engine
+
     # The driver reads the address itself: it knows all that libpq does, `sslmode` and `sslrootcert` among them.
     address = url.set(drivername="postgresql").render_as_string(hide_password=False)
     settings = {"application_name": "stratmaster-router"}
@@ -117,7 +122,7 @@ def _postgresql(url: URL, *, read_only: bool) -> AsyncEngine:
         settings["default_transaction_read_only"] = "on"
 
     async def connect(**_: Any) -> Any:
-        import asyncpg  # loaded only where it is the driver
+        import asyncpg
 
         return await asyncpg.connect(
             address,

@@ -70,17 +70,15 @@ class Reply(Struct):
 class Trip(Struct):
     """One request's way through its plan, readable at any time, also after a failure.
 
-    `upstream_seconds` is the time spent waiting for upstreams, failed hops included, until one committed.
+    `upstream_seconds` is the time spent waiting for upstreams, failed hops included, until one committed. `calls` are
+    the attempts that were made: a hop that a limit removed was none. `last` is the latest of them.
     """
 
     attempts: list[Attempt]
     upstream_seconds: float = 0.0
     exposure: Exposure = Exposure.NOTHING
-
-    @property
-    def calls(self) -> int:
-        """How many attempts were made; a hop that a limit removed was none."""
-        return sum(not attempt.limited for attempt in self.attempts)
+    calls: int = 0
+    last: Attempt | None = None
 
     def removed(self, hop: Hop, code: str, wait: float | None) -> None:
         """Note a hop that a limit of its provider removed from the plan."""
@@ -90,7 +88,9 @@ class Trip(Struct):
         """Note an attempt that began at `began` (of `perf_counter`) and has just ended."""
         seconds = perf_counter() - began
         self.upstream_seconds += seconds
-        self.attempts.append(Attempt(hop.provider.name, hop.model, status, code, round(seconds * 1000, 3), wait))
+        self.calls += 1
+        self.last = Attempt(hop.provider.name, hop.model, status, code, round(seconds * 1000, 3), wait)
+        self.attempts.append(self.last)
 
 
 async def execute(
