@@ -24,7 +24,7 @@ fmt: .venv/.dev
 	$(BIN)/ruff format .
 
 bench: .venv/.dev
-	$(BIN)/python -m bench $(ARGS)
+	PYTHONPATH=packages/router/tests $(BIN)/python -m bench $(ARGS)
 
 prove-limits: .venv/.dev
 	PYTHONPATH=packages/router/tests $(BIN)/python scripts/prove_limits.py $(ARGS)

@@ -49,7 +49,8 @@ def _machine(options: Options) -> dict[str, str]:
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="minutes"),
         "processor": f"{model[0].partition(':')[2].strip() if model else platform.machine()}, {os.cpu_count()} cores",
         "memory": f"{gigabytes:.0f} GB",
-        "system": f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
+        "system": f"{platform.system()} {platform.release()}",
+        "python": f"{platform.python_version()}, {Path(sys.executable).resolve()}",
         "rounds": f"{options.rounds} of {options.seconds:g} s a measurement",
         "values": "medians over the rounds, least–greatest in brackets; ratios are taken within a round",
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import statistics
@@ -11,6 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+
+from support.postgres import Postgres, running_postgres
 
 from . import gateways, proctree, sse_client, upstreams
 from .gateways import Gateway, Started
@@ -65,6 +68,7 @@ class Bench:
         self._scratch = scratch
         self._say = say
         self._upstreams: list[int] = []
+        self._postgres: Postgres | None = None
         self.results = Results()
 
     def run(self, chosen: Sequence[Gateway]) -> None:
@@ -72,8 +76,11 @@ class Bench:
         with (
             upstreams.static(self._scratch) as plain,
             upstreams.paced(self._scratch, self._options.pace_ms) as paced,
+            contextlib.ExitStack() as stack,
         ):
             self._upstreams = [plain.pid, paced.pid]
+            if any(gateway.postgres for gateway in chosen):
+                self._postgres = stack.enter_context(running_postgres())
             for number in range(1, self._options.rounds + 1):
                 self._visit(DIRECT, number, partial(self._direct, plain, paced))
                 for gateway in chosen:
@@ -119,22 +126,35 @@ class Bench:
         return {name: value for name, value in values.items() if not name.endswith(("_cpu_us", "_mb"))}
 
     def _gateway(self, gateway: Gateway, plain: Server, paced: Server) -> Values:
-        with gateways.started(gateway, plain, self._cache, self._scratch) as up:
-            values = {"cold_start_s": up.server.cold_start_s, "rss_idle_mb": self._rss(up)} | self._answers(up)
+        database = self._postgres.database() if gateway.postgres and self._postgres is not None else None
+        with gateways.started(gateway, plain, self._cache, self._scratch, database=database) as up:
+            values = {"cold_start_s": up.server.cold_start_s, "rss_idle_mb": self._rss(up)}
+            if gateway.alone:
+                small = self._body(up, SMALL_BYTES)
+                self._warm_up(up, small, connections=1)
+                return values | self._loaded(up, small, 1, "c1")
+            values |= self._answers(up, database)
         if gateway.streams:
             with gateways.started(gateway, paced, self._cache, self._scratch, stream=True) as up:
                 values |= self._streams(up, paced)
         return values
 
+    def _transactions(self, database: str | None) -> int:
+        return 0 if database is None or self._postgres is None else self._postgres.transactions(database)
+
     def _rss(self, up: Started) -> float:
         return proctree.memory(up.server.pid).largest_rss_mb
 
-    def _answers(self, up: Started) -> Values:
+    def _answers(self, up: Started, database: str | None = None) -> Values:
         small = self._body(up, SMALL_BYTES)
         self._warm_up(up, small)
+        began, before = time.monotonic(), self._transactions(database)
         values = self._loaded(up, small, CONNECTIONS, "c32")
         values |= self._loaded(up, small, 1, "c1")
         values |= self._loaded(up, self._body(up, LARGE_BYTES), CONNECTIONS, "large")
+        if database is not None:
+            # Also those of a second that had not been reported before, so rather too many than too few.
+            values["transactions_per_s"] = (self._transactions(database) - before) / (time.monotonic() - began)
         memory = proctree.memory(up.server.pid)
         return values | {"rss_loaded_mb": memory.largest_rss_mb, "tree_pss_mb": memory.total_pss_mb}
 
@@ -143,11 +163,11 @@ class Bench:
         path.write_bytes(chat_body(up.model, size))
         return path
 
-    def _warm_up(self, up: Started, body: Path) -> None:
+    def _warm_up(self, up: Started, body: Path, connections: int = CONNECTIONS) -> None:
         """Load until caches, pools and lazy imports have settled; a slow gateway is given longer."""
         began, requests = time.monotonic(), 0
         while requests < _WARM_UP_REQUESTS and time.monotonic() - began < _WARM_UP_MAX_S:
-            requests += wrk(up.target, body, CONNECTIONS, _WARM_UP_S).requests
+            requests += wrk(up.target, body, connections, _WARM_UP_S).requests
 
     def _loaded(self, up: Started, body: Path, connections: int, prefix: str) -> Values:
         before = proctree.cpu_seconds(up.server.pid)

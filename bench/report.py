@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
-from .gateways import ROUTER, UNLIMITED
+from .gateways import AT_THE_CAP, POSTGRES, ROUTER, UNLIMITED
 from .measure import DIRECT, Results, Values
 
 
@@ -147,6 +147,7 @@ def verdicts(results: Results) -> list[Verdict]:
     def median(metric: str) -> float | None:
         return router[metric].median if metric in router else None
 
+    transactions = summary(results).get(POSTGRES, {}).get("transactions_per_s")
     worst_rss = max((v for v in (median("rss_idle_mb"), median("rss_loaded_mb")) if v is not None), default=None)
     return [
         _judge("CPU per request ÷ smg's", ratio(results, ROUTER, "smg", "c32_cpu_us"), "≤", must=1.15, aim=1.0),
@@ -168,6 +169,25 @@ def verdicts(results: Results) -> list[Verdict]:
             must=12,
             aim=None,
             unit=" µs",
+        ),
+        _judge(
+            "added p99, limits in PostgreSQL, far from the cap",
+            difference(results, POSTGRES, UNLIMITED, "c1_p99_ms"),
+            "≤",
+            must=1,
+            aim=None,
+            unit=" ms",
+        ),
+        _judge(
+            "added p99, limits in PostgreSQL, at the cap",
+            difference(results, AT_THE_CAP, UNLIMITED, "c1_p99_ms"),
+            "≤",
+            must=10,
+            aim=None,
+            unit=" ms",
+        ),
+        _judge(
+            "database transactions/s, 1 worker", transactions.median if transactions else None, "≤", must=5, aim=None
         ),
         _judge("1,000 concurrent streams, byte-identical", crowd.get("identical"), "≥", must=1000, aim=None),
         _judge("RSS per worker", worst_rss, "≤", must=110, aim=80, unit=" MB"),

@@ -84,6 +84,13 @@ class Postgres:
         psql = [str(self._programs / "psql"), "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", self.url(database)]
         subprocess.run([*psql, "-c", statement], check=True, capture_output=True)
 
+    def transactions(self, url: str) -> int:
+        """How many transactions the database at `url` has seen; sessions report theirs once a second at the most."""
+        query = "SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = :'name'"
+        name = f"name={url.rpartition('/')[2]}"
+        psql = [str(self._programs / "psql"), "-X", "-q", "-t", "-A", "-v", name, "-d", self.url("postgres")]
+        return int(subprocess.run(psql, input=query, check=True, capture_output=True, text=True).stdout)
+
     def answers(self) -> bool:
         """Whether the server takes connections."""
         ready = [str(self._programs / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(self.port)]
