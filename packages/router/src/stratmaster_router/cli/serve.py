@@ -7,7 +7,6 @@ import signal
 import socket
 import sys
 import tempfile
-from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -62,9 +61,7 @@ def serve(
     configure_logs(settings.log_level)
     try:
         listener = _listen(settings)
-        # In a process of its own: what migrating loads (13 MB) would stay for as long as this one runs.
-        with ProcessPoolExecutor(1, get_context("fork")) as pool:
-            pool.submit(_prepare_database, settings.database_url).result()
+        _prepare_database(settings, listener)
         # uvicorn raises the signal again once it has shut down, which must not look like a crash.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
         with contextlib.suppress(KeyboardInterrupt):
@@ -76,24 +73,40 @@ def serve(
         _stop(
             "\n".join(f"{problem}" if problem.path else f"{settings.policy}: {problem}" for problem in error.problems)
         )
-    except (DatabaseUrlInvalid, SchemaTooNew) as error:
+    except DatabaseUrlInvalid as error:
         _stop(f"ROUTER_DATABASE_URL: {error}")
     except OSError as error:
         _stop(f"{error.filename or 'a file'} cannot be used: {error.strerror}")
 
 
-def _prepare_database(url: str) -> None:
-    """Migrate once, before there are workers. A database that cannot be reached now may be reached later."""
+def _prepare_database(settings: Settings, listener: socket.socket) -> None:
+    """Migrate once, before there are workers. A database that cannot be reached now may be reached later.
+
+    In a process of its own: what migrating loads (13 MB) would stay for as long as this one runs.
+    """
+    database = Database(database_url(settings.database_url))
 
     async def run() -> None:
-        database = Database(database_url(url))
         try:
             await prepare(database)
         finally:
             await database.close()
 
-    with contextlib.suppress(StoreUnavailable):
-        asyncio.run(run())
+    def migrate() -> None:
+        # Should this process outlive its parent, it must not keep the address from the next one.
+        listener.close()
+        try:
+            asyncio.run(run())
+        except StoreUnavailable:
+            pass
+        except SchemaTooNew as error:
+            _stop(f"ROUTER_DATABASE_URL: {error}")
+
+    migration = get_context("fork").Process(target=migrate)
+    migration.start()
+    migration.join()
+    if migration.exitcode:
+        sys.exit(1)
 
 
 def _listen(settings: Settings) -> socket.socket:
