@@ -92,10 +92,25 @@ class TlsFiles:
 
 
 @dataclass(frozen=True, slots=True)
+class ProviderEndpoint:
+    """One address of a provider, with the key that it wants; `weight` is its part of the load beside the others.
+
+    `misconfigured` says why it cannot be called.
+    """
+
+    base_url: str
+    api_key: Secret | None = None
+    weight: int = 1
+    misconfigured: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Provider:
     """How to reach one upstream, with its defaults filled in and its secret resolved.
 
     `misconfigured` says why it cannot be called (a key or an address that is missing); such a hop fails without a call.
+    `endpoints` are several addresses or keys, where the policy lists them; `base_url` and `api_key` are then the first
+    one's. `hedge_after` is in seconds: how long the next hop waits for this one's first byte; None for ever.
     """
 
     name: str
@@ -109,6 +124,8 @@ class Provider:
     tls: TlsFiles | None = None
     allow_hosts: tuple[str, ...] = ()
     misconfigured: str | None = None
+    endpoints: tuple[ProviderEndpoint, ...] = ()
+    hedge_after: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

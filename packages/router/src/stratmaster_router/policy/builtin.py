@@ -55,6 +55,10 @@ def reach(name: str, spec: ProviderSpec) -> Reach:
     wire = spec.wire or known.wire
     # A built-in address speaks the built-in wire; for another wire the policy names the address.
     same_wire = wire == known.wire
+    if spec.endpoints:
+        # Each has its own key, or none; what is said here of the first holds for all of them.
+        first = spec.endpoints[0]
+        return Reach(wire, spec.litellm_provider, first.base_url, None, first.api_key)
     return Reach(
         wire=wire,
         litellm_provider=spec.litellm_provider or (known.litellm_provider if wire == "litellm" else None),

@@ -6,7 +6,7 @@ warning says what to set.
 
 import hashlib
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from urllib.parse import urlsplit
 
@@ -18,6 +18,7 @@ from stratmaster_router.domain.routing import (
     Considered,
     Hop,
     Provider,
+    ProviderEndpoint,
     Retries,
     Secret,
     Timeouts,
@@ -29,6 +30,7 @@ from stratmaster_router.policy.fields import SecretRef, base_url
 from stratmaster_router.policy.prices import find_price
 from stratmaster_router.policy.problems import did_you_mean
 from stratmaster_router.policy.schema import (
+    EndpointSpec,
     LimitsSpec,
     ModelSpec,
     PolicyDocument,
@@ -81,7 +83,11 @@ def _provider(name: str, spec: ProviderSpec, environ: Mapping[str, str], read_fi
     allow_hosts = tuple(host.lower() for host in spec.egress.allow_hosts) if spec.egress else ()
     if allow_hosts and address and _bracketed_host(address) not in allow_hosts:
         trouble = trouble or f"{to.endpoint_env} names a host that is not in egress.allow_hosts"
-    secret, secret_trouble = _secret(to.api_key, environ, read_file)
+    endpoints = tuple([_endpoint(each, environ, read_file) for each in spec.endpoints])
+    if endpoints:
+        secret, secret_trouble = endpoints[0].api_key, _none_left(endpoints)
+    else:
+        secret, secret_trouble = _secret(to.api_key, environ, read_file)
     tls = TlsFiles(spec.tls.ca, spec.tls.cert, spec.tls.key) if spec.tls else None
     retries, backoff = spec.retries, spec.retries.backoff
     return Provider(
@@ -96,7 +102,20 @@ def _provider(name: str, spec: ProviderSpec, environ: Mapping[str, str], read_fi
         tls=tls,
         allow_hosts=allow_hosts,
         misconfigured=trouble or secret_trouble or _tls_trouble(tls, read_file),
+        endpoints=endpoints,
+        hedge_after=spec.hedge.after if spec.hedge else None,
     )
+
+
+def _endpoint(spec: EndpointSpec, environ: Mapping[str, str], read_file: ReadFile) -> ProviderEndpoint:
+    secret, trouble = _secret(spec.api_key, environ, read_file)
+    return ProviderEndpoint(spec.base_url, secret, spec.weight, trouble)
+
+
+def _none_left(endpoints: Sequence[ProviderEndpoint]) -> str | None:
+    """What is wrong with all of `endpoints`; None where one can be called."""
+    troubles = [endpoint.misconfigured for endpoint in endpoints]
+    return None if None in troubles else troubles[0]
 
 
 def _azure_address(variable: str, environ: Mapping[str, str]) -> tuple[str, str | None]:
@@ -278,6 +297,10 @@ def _warnings(document: PolicyDocument, providers: Mapping[str, Provider]) -> It
     for name, provider in providers.items():
         if provider.misconfigured:
             yield f"providers.{name}: {provider.misconfigured}; calls to it fail over"
+        else:
+            for index, endpoint in enumerate(provider.endpoints):
+                if endpoint.misconfigured:
+                    yield f"providers.{name}.endpoints[{index}]: {endpoint.misconfigured}; it is left out"
     named = {name for tenant in document.tenants.values() for name in tenant.providers}
     for name in document.providers:
         if name not in named:

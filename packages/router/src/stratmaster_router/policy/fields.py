@@ -202,6 +202,9 @@ Version = Annotated[int, PlainValidator(version), WithJsonSchema({"const": 1})]
 Count = Annotated[
     int, PlainValidator(whole(1, 10**12)), WithJsonSchema({"type": "integer", "minimum": 1, "maximum": 10**12})
 ]
+Weight = Annotated[
+    int, PlainValidator(whole(1, 1000)), WithJsonSchema({"type": "integer", "minimum": 1, "maximum": 1000})
+]
 RetryCount = Annotated[
     int, PlainValidator(whole(0, 10)), WithJsonSchema({"type": "integer", "minimum": 0, "maximum": 10})
 ]

@@ -25,6 +25,7 @@ from stratmaster_router.policy.fields import (
     RetryOn,
     Secret,
     Version,
+    Weight,
     Word,
     choice,
 )
@@ -106,6 +107,25 @@ class EgressSpec(Spec):
     """Host names; the host of `base_url` must be one of them."""
 
 
+class EndpointSpec(Spec):
+    """One of several addresses or keys of a provider."""
+
+    base_url: BaseUrl
+    """Address to which `/chat/completions` and the like are appended."""
+    api_key: Secret | None = None
+    """Where its key is found; without it none is sent."""
+    weight: Weight = 1
+    """Its part of the load beside the others."""
+
+
+class HedgeSpec(Spec):
+    """A slow answer is not waited for alone."""
+
+    after: Duration
+    """Without a first byte for so long, the next hop is asked too; the first to answer wins, the other is cancelled.
+    Both are billed as far as they were used."""
+
+
 class ProviderSpec(Spec):
     """How to reach one upstream. For a built-in name every field overrides the built-in one by itself."""
 
@@ -120,9 +140,13 @@ class ProviderSpec(Spec):
     """Address to which `/chat/completions` and the like are appended."""
     api_key: Secret | None = None
     """Where the key is found; without it the built-in one is used, and else none is sent."""
+    endpoints: Annotated[tuple[EndpointSpec, ...], Field(json_schema_extra={"minItems": 1})] = ()
+    """Several addresses or keys instead of `base_url` and `api_key`. Each request takes the less busy of two chosen at
+    random; one whose key is refused, or that cannot be reached, is left alone for a while."""
     timeouts: TimeoutsSpec = TimeoutsSpec()
     retries: RetriesSpec = RetriesSpec()
     breaker: BreakerSpec = BreakerSpec()
+    hedge: HedgeSpec | None = None
     tls: TlsSpec | None = None
     egress: EgressSpec | None = None
 

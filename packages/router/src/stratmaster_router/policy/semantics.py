@@ -45,6 +45,8 @@ def check(document: PolicyDocument, removed: Removed) -> Iterator[Found]:
 def _provider(loc: Loc, name: str, spec: ProviderSpec, removed: Removed) -> Iterator[Found]:
     if not removed.within(*loc, "wire"):
         yield from _wire(loc, name, spec, removed)
+    if spec.endpoints and not removed.within(*loc, "endpoints"):
+        yield from _endpoints((*loc, "endpoints"), name, spec)
     tls = spec.tls
     if tls is not None and (tls.cert is None) != (tls.key is None) and not removed.within(*loc, "tls"):
         have, lack = ("cert", "key") if tls.cert else ("key", "cert")
@@ -53,6 +55,17 @@ def _provider(loc: Loc, name: str, spec: ProviderSpec, removed: Removed) -> Iter
         yield from _timeouts((*loc, "timeouts"), spec.timeouts)
     if not removed.within(*loc, "retries", "backoff"):
         yield from _backoff((*loc, "retries", "backoff"), spec.retries.backoff)
+
+
+def _endpoints(loc: Loc, name: str, spec: ProviderSpec) -> Iterator[Found]:
+    for field in ("base_url", "api_key"):
+        if getattr(spec, field) is not None:
+            yield (*loc[:-1], field), f"write it in each of endpoints, or leave endpoints out and keep one {field}"
+    if reach(name, spec).wire == "litellm":
+        yield loc, "several endpoints are for wire: openai; for LiteLLM declare a provider for each key"
+    for index, endpoint in enumerate(spec.endpoints):
+        if endpoint in spec.endpoints[:index]:
+            yield (*loc, index), "the same address and key are listed before"
 
 
 def _wire(loc: Loc, name: str, spec: ProviderSpec, removed: Removed) -> Iterator[Found]:
@@ -72,14 +85,24 @@ def _wire(loc: Loc, name: str, spec: ProviderSpec, removed: Removed) -> Iterator
                 f"base_url is required: {name!r} {why}{did_you_mean(name, BUILTIN) if name not in BUILTIN else ''}",
             )
         return
-    parts = urlsplit(to.base_url)
+    if spec.endpoints:
+        if removed.within(*loc, "endpoints"):
+            return
+        places = [((*loc, "endpoints", i, "base_url"), each.base_url) for i, each in enumerate(spec.endpoints)]
+    else:
+        places = [((*loc, "base_url") if spec.base_url else (*loc, "egress", "allow_hosts"), to.base_url)]
+    for place, address in places:
+        yield from _address(loc, place, address, spec, removed)
+
+
+def _address(loc: Loc, place: Loc, address: str, spec: ProviderSpec, removed: Removed) -> Iterator[Found]:
+    parts = urlsplit(address)
     if spec.tls is not None and parts.scheme == "http":
         yield ((*loc, "tls"), "a certificate is of no use at an http:// address; write base_url with https://")
     if spec.egress is not None and not removed.within(*loc, "egress"):
         hosts = [host.lower().strip("[]") for host in spec.egress.allow_hosts]
         if parts.hostname not in hosts:
-            where = (*loc, "base_url") if spec.base_url else (*loc, "egress", "allow_hosts")
-            yield (where, f"host {shown(parts.hostname)} is not in egress.allow_hosts ({', '.join(hosts) or 'empty'})")
+            yield (place, f"host {shown(parts.hostname)} is not in egress.allow_hosts ({', '.join(hosts) or 'empty'})")
 
 
 def _timeouts(loc: Loc, spec: TimeoutsSpec) -> Iterator[Found]:
