@@ -13,9 +13,13 @@ providers:
     base_url: {mock}/v1
     api_key: {{file: {folder}/upstream.key}}
     timeouts: {{connect: 500ms, first_byte: 500ms, idle: 500ms, total: 5s}}
+    retries: {{max: 0}}
+    breaker: {{failures: 1000}}
   second:
     base_url: {mock}/v1
     timeouts: {{first_byte: 2s, idle: 2s, total: 5s}}
+    retries: {{max: 0}}
+    breaker: {{failures: 1000}}
 tenants:
   acme:
     providers:

@@ -25,8 +25,8 @@ from support.servers import ACME_KEY, Mock, RunningRouter, running_router
 # A token of input costs 1,000 nano-dollars, one of output 2,000.
 POLICY = """
 providers:
-  first: {{base_url: "{mock}/v1", timeouts: {{first_byte: 10s, idle: 10s, total: 15s}}}}
-  second: {{base_url: "{mock}/v1", timeouts: {{first_byte: 10s, idle: 10s, total: 15s}}}}
+  first: {{base_url: "{mock}/v1", timeouts: {{first_byte: 10s, idle: 10s, total: 15s}}, retries: {{max: 0}}}}
+  second: {{base_url: "{mock}/v1", timeouts: {{first_byte: 10s, idle: 10s, total: 15s}}, retries: {{max: 0}}}}
 models:
   "{model}": {{input_usd_per_mtok: 1, output_usd_per_mtok: 2}}
   other: {{input_usd_per_mtok: 1, output_usd_per_mtok: 2}}

@@ -12,7 +12,7 @@ from support.servers import ACME_KEY, GLOBEX_KEY, Mock, RunningRouter, load_mock
 
 POLICY = """
 providers:
-  first: {{base_url: "{mock}/v1"}}
+  first: {{base_url: "{mock}/v1", retries: {{max: 0}}}}
 tenants:
   acme:
     providers:

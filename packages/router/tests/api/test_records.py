@@ -19,6 +19,7 @@ providers:
     base_url: {mock}/v1
     api_key: {{file: {folder}/upstream.key}}
     timeouts: {{first_byte: 5s, idle: 5s, total: 10s}}
+    retries: {{max: 0}}
   second: {{base_url: "{mock}/v1"}}
 tenants:
   acme:

@@ -21,7 +21,7 @@ EITHER: list[tuple[str, int | None, str]] = [
     ("status=529", 529, "upstream_error"),
     ("status=409", 409, "upstream_error"),
     ("status=408", 408, "upstream_timeout"),
-    ("status=429,retry_after=7", 429, "upstream_rate_limited"),
+    ("status=429,retry_after=3", 429, "upstream_rate_limited"),
     ("status=401", 401, "upstream_auth_failed"),
     ("status=402", 402, "upstream_auth_failed"),
     ("status=403", 403, "upstream_auth_failed"),
@@ -75,6 +75,8 @@ providers:
   first:
     base_url: {mock}/v1
     timeouts: {{connect: 200ms, first_byte: 300ms, idle: 400ms, total: 5s}}
+    retries: {{max: 0}}
+    breaker: {{failures: 1000}}
   second:
     base_url: {mock}/v1
 tenants:
@@ -150,7 +152,7 @@ def test_exhausted_plan_lists_each_attempt_with_its_code(
 
     answer = chat(failing, model=model, stream=stream, headers=identified(x_request_id=request_id))
 
-    wait = 7 if "retry_after" in directives else 1
+    wait = 3 if "retry_after" in directives else 1
     assert _attempts(answer) == [{"provider": "first", "model": model, "status": status, "code": code}]
     error = answer.error()
     del error["attempts"]
@@ -390,9 +392,9 @@ def test_raw_documents_never_reach_a_forbidden_hop_on_fallback(mock: Mock, tmp_p
     """The hop after a failed one is asked only if the request's data may go there (policy.md, rule 4)."""
     policy = f"""
 providers:
-  trusted: {{base_url: "{mock.url}/v1"}}
+  trusted: {{base_url: "{mock.url}/v1", retries: {{max: 0}}}}
   stranger: {{base_url: "{mock.url}/v1"}}
-  partner: {{base_url: "{mock.url}/v1"}}
+  partner: {{base_url: "{mock.url}/v1", retries: {{max: 0}}}}
 tenants:
   acme:
     providers:

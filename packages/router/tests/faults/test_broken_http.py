@@ -14,7 +14,7 @@ from support.servers import ACME_KEY, RunningRouter, running_router
 
 POLICY = """
 providers:
-  only: {{base_url: "{url}/v1", timeouts: {{first_byte: 5s, idle: 5s, total: 20s}}}}
+  only: {{base_url: "{url}/v1", timeouts: {{first_byte: 5s, idle: 5s, total: 20s}}, retries: {{max: 0}}}}
 tenants:
   acme:
     providers:

@@ -13,6 +13,8 @@ providers:
   only:
     base_url: {url}/v1
     timeouts: {timeouts}
+    retries: {{max: 0}}
+    breaker: {{failures: 1000}}
 tenants:
   acme:
     providers:
@@ -33,9 +35,13 @@ providers:
     base_url: {first}/v1
     api_key: {{file: {folder}/upstream.key}}
     timeouts: {timeouts}
+    retries: {{max: 0}}
+    breaker: {{failures: 1000}}
   second:
     base_url: {second}/v1
     timeouts: {{first_byte: 5s, idle: 5s, total: 10s}}
+    retries: {{max: 0}}
+    breaker: {{failures: 1000}}
 tenants:
   acme:
     providers:

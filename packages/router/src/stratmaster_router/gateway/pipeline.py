@@ -3,8 +3,9 @@
 from collections.abc import Callable
 from functools import partial
 
-from stratmaster_router.domain.errors import InvalidJson, LimitExceeded, Refused, RequestExceedsLimit, limit_code
-from stratmaster_router.domain.routing import Decision, Endpoint, Hop, Refusal, RequestFacts
+from stratmaster_router.domain.errors import InvalidJson, Refused
+from stratmaster_router.domain.routing import Decision, Endpoint, Refusal, RequestFacts
+from stratmaster_router.gateway.hold import LimitsHold
 from stratmaster_router.gateway.settlement import Settlement
 from stratmaster_router.gateway.stages import Answered, Authenticated, Permitted, Reserved, Screened
 from stratmaster_router.limits.limiter import Limiter
@@ -13,10 +14,10 @@ from stratmaster_router.policy.decide import decide
 from stratmaster_router.policy.snapshot import Snapshot
 from stratmaster_router.privacy.rawdocs import screen
 from stratmaster_router.upstream.client import Upstreams
-from stratmaster_router.upstream.execute import Exposure, HopRemoved, Trip, execute
+from stratmaster_router.upstream.execute import Trip, execute
 from stratmaster_router.upstream.watch import Watch
 from stratmaster_router.wire.answer import answer_text
-from stratmaster_router.wire.envelope import OutputBound, read_envelope
+from stratmaster_router.wire.envelope import read_envelope
 
 _REFUSALS = {
     Refusal.MODEL_NOT_FOUND: "The model is neither a task nor an allowed model of this tenant. "
@@ -50,10 +51,10 @@ class Gateway:
         permitted = _permit(snapshot, caller, screened, settlement)
         reserved = self._reserve(endpoint, screened, permitted, settlement)
         watch.end_by(_total(reserved.decision))
-        admit = partial(_admit, reserved.reservation)
+        hold = LimitsHold(reserved.reservation)
         envelope = screened.envelope
         reply = await execute(
-            reserved.decision, endpoint, envelope, caller.forwarded, self._upstreams, watch, trip, admit
+            reserved.decision, endpoint, envelope, caller.forwarded, self._upstreams, watch, trip, hold
         )
         settlement.hop = reply.hop
         if reply.body is not None:
@@ -66,20 +67,6 @@ class Gateway:
         """The hold on limits; it is the first hop's accounts that it takes first, when that hop is tried."""
         reservation = settlement.reservation = Reservation(self._limiter, endpoint, screened.envelope)
         return Reserved(permitted.decision, reservation)
-
-
-async def _admit(reservation: Reservation, hop: Hop, exposure: Exposure) -> OutputBound | None:
-    """Take the reservation to `hop`, as `upstream.execute` wants it done."""
-    if exposure is not Exposure.NOTHING:
-        reservation.spend(output=exposure is Exposure.ALL)
-    try:
-        return await reservation.admit(hop)
-    except (LimitExceeded, RequestExceedsLimit) as refused:
-        if refused.account.provider is None:
-            raise
-        wait = refused.retry_after if isinstance(refused, LimitExceeded) else None
-        code = limit_code(refused.account) if isinstance(refused, LimitExceeded) else "request_exceeds_limit"
-        raise HopRemoved(refused, code, wait) from None
 
 
 def _screen(endpoint: Endpoint, caller: Authenticated, body: bytes) -> Screened:

@@ -120,7 +120,7 @@ class Recorder:
                 lane.count(seconds)
                 lane.answered(trip.attempts[-1].ms / 1000, settlement.first_event, settlement.usage)
             for attempt in trip.attempts:
-                if attempt.code is not None and not attempt.limited:
+                if attempt.code is not None and attempt.called:
                     metrics.upstream_failures.child(attempt.provider, attempt.model, attempt.code)[0] += 1
         if settlement.overhead is not None:
             metrics.overhead.observe(metrics.overhead_child, settlement.overhead)

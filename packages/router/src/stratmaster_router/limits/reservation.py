@@ -7,7 +7,7 @@ overspent, and a ledger that forgot it would be wrong.
 
 import asyncio
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -28,7 +28,7 @@ from stratmaster_router.limits.leases import Lease
 from stratmaster_router.limits.limiter import Limiter
 from stratmaster_router.wire.envelope import Envelope, OutputBound
 
-_USD, _TOKENS, _REQUESTS = Metric.USD, Metric.TOKENS, Metric.REQUESTS
+_USD, _TOKENS, _REQUESTS, _PARALLEL = Metric.USD, Metric.TOKENS, Metric.REQUESTS, Metric.PARALLEL
 _COUNTED = frozenset({_USD, _TOKENS})
 # Of what is left of an account after the input, the part that an answer without a bound may take.
 _PART = 4
@@ -200,9 +200,34 @@ class Reservation:
             elif metric is _USD:
                 assert hop.price is not None, "the policy is invalid without"
                 needs.append((lease, hop.price.bound(self._bound, self._output)))
-            elif metric is not _REQUESTS or lease not in self._accounted:
+            elif lease not in self._accounted:
                 needs.append((lease, 1))
         return needs
+
+    def fork(self) -> "Reservation":
+        """One for another hop that is asked at the same time; it counts no second request and takes no second place."""
+        fork = Reservation(self._limiter, self._endpoint, self._envelope)
+        places = [lease for lease, _ in self._needs if lease.metric is _PARALLEL]
+        fork._accounted = (*self._accounted, *places)
+        return fork
+
+    def absorb(self, fork: "Reservation") -> None:
+        """End `fork`, whose hop did not answer first; what it has booked is this request's."""
+        fork.settle(None)
+        self._accounted += tuple([lease for lease in fork._accounted if lease.metric is _REQUESTS])
+        self._add(fork.used, fork.cost, estimated=fork.estimated)
+
+    def become(self, fork: "Reservation", book: Callable[[], None]) -> None:
+        """Go on with what `fork` holds, whose hop answered first; `book` books what this one's may have cost."""
+        kept = [need for need in self._needs if need[0].metric is _PARALLEL and need[0] in fork.leases]
+        self._needs = [need for need in self._needs if need not in kept]
+        book()
+        self._release()
+        self._needs = kept + fork._needs
+        self._hop, self.leases = fork._hop, fork.leases
+        self._input, self._bound, self._output, self._bounded = fork._input, fork._bound, fork._output, fork._bounded
+        self._accounted = fork._accounted
+        fork.settled = True
 
     async def grow(self, tokens: int) -> None:
         """Reserve for at least `tokens` of output. Raises what `Limiter.reserve` raises; the old reservation stays."""
@@ -260,6 +285,9 @@ class Reservation:
                 settle(lease, amount, cost or 0)
             elif metric is not _REQUESTS:
                 settle(lease, amount, 0)
+        self._add(usage, cost, estimated=estimated)
+
+    def _add(self, usage: Usage, cost: int | None, *, estimated: bool) -> None:
         was = self.used
         if was.input or was.output:
             usage = Usage(was.input + usage.input, was.output + usage.output, was.cached_input + usage.cached_input)

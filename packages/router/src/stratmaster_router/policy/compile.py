@@ -294,13 +294,8 @@ def _route(policy: str, task: str | None, candidates: tuple[Candidate, ...]) -> 
 
 
 def _warnings(document: PolicyDocument, providers: Mapping[str, Provider]) -> Iterator[str]:
-    for name, provider in providers.items():
-        if provider.misconfigured:
-            yield f"providers.{name}: {provider.misconfigured}; calls to it fail over"
-        else:
-            for index, endpoint in enumerate(provider.endpoints):
-                if endpoint.misconfigured:
-                    yield f"providers.{name}.endpoints[{index}]: {endpoint.misconfigured}; it is left out"
+    for provider in providers.values():
+        yield from _provider_warnings(provider)
     named = {name for tenant in document.tenants.values() for name in tenant.providers}
     for name in document.providers:
         if name not in named:
@@ -323,6 +318,15 @@ def _warnings(document: PolicyDocument, providers: Mapping[str, Provider]) -> It
             if subject not in document.tenants:
                 near = did_you_mean(subject, document.tenants)
                 yield f"service_accounts.accounts[{index}].tenants: no tenant is named {subject!r}{near}"
+
+
+def _provider_warnings(provider: Provider) -> Iterator[str]:
+    if provider.misconfigured:
+        yield f"providers.{provider.name}: {provider.misconfigured}; calls to it fail over"
+        return
+    for index, endpoint in enumerate(provider.endpoints):
+        if endpoint.misconfigured:
+            yield f"providers.{provider.name}.endpoints[{index}]: {endpoint.misconfigured}; it is left out"
 
 
 def _tenant_warnings(name: str, tenant: TenantSpec) -> Iterator[str]:

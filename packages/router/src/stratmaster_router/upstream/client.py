@@ -8,8 +8,10 @@ request (docs/decisions/0008). This builds on less public parts of aiohttp, so i
 import asyncio
 import contextlib
 import functools
+import random
 import ssl
 from collections.abc import Mapping
+from time import monotonic
 
 import aiohttp
 from aiohttp import ClientRequest, ClientTimeout, StreamReader, TCPConnector
@@ -21,7 +23,8 @@ from aiohttp.http_exceptions import HttpProcessingError
 from multidict import CIMultiDictProxy
 from yarl import URL
 
-from stratmaster_router.domain.routing import Endpoint, Provider
+from stratmaster_router.domain.routing import Endpoint, Provider, ProviderEndpoint, Secret
+from stratmaster_router.upstream.health import Health
 from stratmaster_router.upstream.tls import upstream_context
 
 # A connection that the upstream has closed is noticed before it is used; this only bounds how long idle ones are kept.
@@ -82,14 +85,13 @@ def _drop(connection: Connection) -> None:
 
 
 class UpstreamClient:
-    """Sends requests to one provider. `provider` is the configuration it was made for."""
+    """Sends requests to one endpoint of a provider."""
 
-    def __init__(self, provider: Provider, *, trust_env: bool) -> None:
+    def __init__(self, provider: Provider, to: ProviderEndpoint, *, trust_env: bool) -> None:
         """Raises `Misconfigured`; needs a running loop."""
-        if provider.misconfigured is not None:
-            raise Misconfigured(provider.misconfigured)
-        self.provider = provider
-        base = provider.base_url.rstrip("/")
+        self._weight = to.weight
+        self._parked_until = 0.0
+        base = to.base_url.rstrip("/")
         context: ssl.SSLContext | bool = True
         if base.startswith("https:"):
             try:
@@ -104,9 +106,23 @@ class UpstreamClient:
         # Only a new connection is timed here; the other phases are the watchdog's, which costs less.
         self._timeout = ClientTimeout(total=None, sock_connect=provider.timeouts.connect)
         self._requests = {
-            endpoint: _request(URL(f"{base}/{endpoint.value}"), provider, trust_env=trust_env) for endpoint in Endpoint
+            endpoint: _request(URL(f"{base}/{endpoint.value}"), to.api_key, trust_env=trust_env)
+            for endpoint in Endpoint
         }
         self._heads = {endpoint: _head(request) for endpoint, request in self._requests.items()}
+
+    @property
+    def load(self) -> float:
+        """Connections in use, by weight."""
+        return len(self._connector._acquired) / self._weight
+
+    def park(self, seconds: float) -> None:
+        """Leave this endpoint alone for so long, where the provider has another."""
+        self._parked_until = monotonic() + seconds
+
+    def parked(self, now: float) -> bool:
+        """Whether it is left alone at `now`."""
+        return now < self._parked_until
 
     async def connect(self, endpoint: Endpoint) -> Connection:
         """A connection for one request. Raises aiohttp.ClientError, OSError, TimeoutError."""
@@ -158,7 +174,7 @@ class UpstreamClient:
         await self._connector.close()
 
 
-def _request(url: URL, provider: Provider, *, trust_env: bool) -> ClientRequest:
+def _request(url: URL, api_key: Secret | None, *, trust_env: bool) -> ClientRequest:
     """What the connector needs to know of all requests to `url`: where to connect, and through which proxy."""
     headers = {
         "Accept": "*/*",
@@ -166,8 +182,8 @@ def _request(url: URL, provider: Provider, *, trust_env: bool) -> ClientRequest:
         "Content-Type": "application/json",
         "User-Agent": "stratmaster-router",
     }
-    if provider.api_key is not None:
-        headers["Authorization"] = f"Bearer {provider.api_key.value}"
+    if api_key is not None:
+        headers["Authorization"] = f"Bearer {api_key.value}"
     proxy, proxy_auth = None, None
     if trust_env:
         with contextlib.suppress(LookupError):  # no proxy for this address
@@ -192,41 +208,76 @@ def _info(request: ClientRequest) -> RequestInfo:
     return RequestInfo(request.url, request.method, CIMultiDictProxy(request.headers), request.original_url)
 
 
+class Pool:
+    """The clients of one provider, one for each of its endpoints that can be called."""
+
+    def __init__(self, provider: Provider, *, trust_env: bool) -> None:
+        """Raises `Misconfigured`."""
+        if provider.misconfigured is not None:
+            raise Misconfigured(provider.misconfigured)
+        self.provider = provider
+        endpoints = provider.endpoints or (ProviderEndpoint(provider.base_url, provider.api_key),)
+        usable = [to for to in endpoints if to.misconfigured is None]
+        self.clients = [UpstreamClient(provider, to, trust_env=trust_env) for to in usable]
+        self._weights = [to.weight for to in usable]
+
+    def choose(self) -> UpstreamClient:
+        """The less loaded of two that are chosen at random by weight, from those that are not parked."""
+        clients = self.clients
+        if len(clients) == 1:
+            return clients[0]
+        now = monotonic()
+        weights = [0 if c.parked(now) else w for c, w in zip(clients, self._weights, strict=True)]
+        one, other = random.choices(clients, weights if any(weights) else self._weights, k=2)  # noqa: S311
+        return one if one.load <= other.load else other
+
+    def spare(self, client: UpstreamClient) -> bool:
+        """Whether there is another one that is not parked."""
+        now = monotonic()
+        return any(other is not client and not other.parked(now) for other in self.clients)
+
+    async def close(self) -> None:
+        """Close every connection."""
+        for client in self.clients:
+            await client.close()
+
+
 class Upstreams:
     """The clients of all providers, made when first needed and kept while the policy keeps their configuration."""
 
     def __init__(self, *, trust_env: bool = False) -> None:
+        self.health = Health()
         self._trust_env = trust_env
-        self._clients: dict[str, UpstreamClient] = {}
-        self._retired: set[UpstreamClient] = set()
+        self._pools: dict[str, Pool] = {}
+        self._retired: set[Pool] = set()
 
-    def client(self, provider: Provider) -> UpstreamClient:
-        """The client for `provider`. Raises `Misconfigured`."""
-        client = self._clients.get(provider.name)
-        if client is not None:
-            if client.provider is provider:
-                return client
-            if client.provider == provider:
-                client.provider = provider
-                return client
-        fresh = UpstreamClient(provider, trust_env=self._trust_env)
-        if client is not None:
-            self._retire(client)
-        self._clients[provider.name] = fresh
+    def pool(self, provider: Provider) -> Pool:
+        """The clients of `provider`. Raises `Misconfigured`."""
+        pool = self._pools.get(provider.name)
+        if pool is not None:
+            if pool.provider is provider:
+                return pool
+            if pool.provider == provider:
+                pool.provider = provider
+                return pool
+        fresh = Pool(provider, trust_env=self._trust_env)
+        if pool is not None:
+            self._retire(pool)
+        self._pools[provider.name] = fresh
         return fresh
 
-    def _retire(self, client: UpstreamClient) -> None:
-        """Close `client` when no request of the former policy can be under way on it any more."""
+    def _retire(self, pool: Pool) -> None:
+        """Close `pool` when no request of the former policy can be under way on it any more."""
         loop = asyncio.get_running_loop()
-        self._retired.add(client)
+        self._retired.add(pool)
 
         def close() -> None:
-            self._retired.discard(client)
-            self._closing = loop.create_task(client.close())
+            self._retired.discard(pool)
+            self._closing = loop.create_task(pool.close())
 
-        loop.call_later(client.provider.timeouts.total, close)
+        loop.call_later(pool.provider.timeouts.total, close)
 
     async def close(self) -> None:
         """Close all clients."""
-        for client in (*self._clients.values(), *self._retired):
-            await client.close()
+        for pool in (*self._pools.values(), *self._retired):
+            await pool.close()

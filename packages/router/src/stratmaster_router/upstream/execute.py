@@ -1,9 +1,11 @@
-"""Walks a plan: tries its hops in order until one gives the first byte of an answer, which commits."""
+"""Walks a plan: tries its hops until one gives the first byte of an answer, which commits."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+import random
+from collections.abc import Mapping
 from enum import Enum, auto
-from time import perf_counter
+from time import monotonic, perf_counter
+from typing import Protocol, Self
 
 import aiohttp
 from msgspec import Struct
@@ -18,13 +20,20 @@ from stratmaster_router.domain.errors import (
 )
 from stratmaster_router.domain.routing import Decision, Endpoint, Hop
 from stratmaster_router.domain.usage import Usage
-from stratmaster_router.upstream.attempts import Attempt, next_hop, shortest_wait
-from stratmaster_router.upstream.client import Misconfigured, UpstreamResponse, Upstreams
+from stratmaster_router.upstream.attempts import Attempt, Step, next_step, shortest_wait
+from stratmaster_router.upstream.breaker import Breaker
+from stratmaster_router.upstream.client import Misconfigured, UpstreamClient, UpstreamResponse, Upstreams
 from stratmaster_router.upstream.response import HopFailed, check_head, read_body
 from stratmaster_router.upstream.stream import NETWORK_FAILURES, UpstreamStream, forget_frames
 from stratmaster_router.upstream.watch import PhaseExpired, Watch
 from stratmaster_router.wire.answer import BadAnswer, StreamReader, read_answer
 from stratmaster_router.wire.envelope import Envelope, OutputBound
+
+BREAKER_OPEN = "breaker_open"
+CANCELLED = "cancelled"
+# A key that was refused is tried again after so long, where the provider has another meanwhile.
+_BAD_KEY = 60.0
+_UNREACHED = frozenset({"upstream_connect_failed", "upstream_connect_timeout"})
 
 
 class Exposure(Enum):
@@ -40,13 +49,6 @@ class Exposure(Enum):
 _NOTHING, _INPUT, _ALL = Exposure
 
 
-Admit = Callable[[Hop, Exposure], Awaitable[OutputBound | None]]
-"""Takes the request to a hop, after a former one that may have cost its exposure: the bound on output tokens to send.
-
-Raises `HopRemoved` where the provider's own limits say no, and what ends the request where the tenant's do.
-"""
-
-
 class HopRemoved(Exception):
     """A limit of its provider removes a hop from the plan. `refusal` is what the client gets if none is left."""
 
@@ -55,6 +57,22 @@ class HopRemoved(Exception):
         self.refusal = refusal
         self.code = code
         self.wait = wait
+
+
+class Hold(Protocol):
+    """What the request holds of its limits: the gateway's, which knows of them."""
+
+    async def admit(self, hop: Hop, exposure: Exposure) -> OutputBound | None:
+        """Take it to `hop`, after a former one that may have cost `exposure`: the bound on output tokens to send.
+
+        Raises `HopRemoved` where the provider's own limits say no, and what ends the request where the tenant's do.
+        """
+
+    def fork(self) -> Self:
+        """A second one, for a hop that is asked at the same time."""
+
+    def join(self, fork: Self, own: Exposure, forks: Exposure, *, won: bool) -> None:
+        """End `fork`: book what either may have cost, and where it has `won`, go on with what it holds."""
 
 
 class Reply(Struct):
@@ -70,8 +88,9 @@ class Reply(Struct):
 class Trip(Struct):
     """One request's way through its plan, readable at any time, also after a failure.
 
-    `upstream_seconds` is the time spent waiting for upstreams, failed hops included, until one committed. `calls` are
-    the attempts that were made: a hop that a limit removed was none. `last` is the latest of them.
+    `upstream_seconds` is the time spent waiting for upstreams, failed hops and pauses included, until one committed.
+    `calls` are the attempts that were made: a hop that a limit or a breaker kept out was none. `last` is the latest.
+    `exposure` is that of an attempt that has ended, until the hold has booked it, and of one under way.
     """
 
     attempts: list[Attempt]
@@ -80,17 +99,38 @@ class Trip(Struct):
     calls: int = 0
     last: Attempt | None = None
 
-    def removed(self, hop: Hop, code: str, wait: float | None) -> None:
-        """Note a hop that a limit of its provider removed from the plan."""
-        self.attempts.append(Attempt(hop.provider.name, hop.model, None, code, 0.0, wait, limited=True))
+    def kept_out(self, step: Step, hop: Hop, code: str, wait: float | None) -> None:
+        """Note a hop that was not called."""
+        self.attempts.append(Attempt(hop.provider.name, hop.model, None, code, 0.0, wait, called=False, hop=step.hop))
 
-    def record(self, hop: Hop, began: float, status: int | None, code: str | None, wait: float | None = None) -> None:
+    def record(
+        self,
+        step: Step,
+        hop: Hop,
+        began: float,
+        status: int | None,
+        code: str | None,
+        wait: float | None = None,
+        *,
+        spare: bool = False,
+    ) -> None:
         """Note an attempt that began at `began` (of `perf_counter`) and has just ended."""
         seconds = perf_counter() - began
         self.upstream_seconds += seconds
         self.calls += 1
-        self.last = Attempt(hop.provider.name, hop.model, status, code, round(seconds * 1000, 3), wait)
+        self.last = Attempt(
+            hop.provider.name, hop.model, status, code, round(seconds * 1000, 3), wait, hop=step.hop, spare=spare
+        )
         self.attempts.append(self.last)
+
+
+class _Leg(Struct):
+    """A hold on its way from hop to hop; `began` is of `perf_counter`, of the attempt under way."""
+
+    watch: Watch
+    hold: Hold
+    exposure: Exposure = Exposure.NOTHING
+    began: float = 0.0
 
 
 async def execute(
@@ -101,47 +141,226 @@ async def execute(
     upstreams: Upstreams,
     watch: Watch,
     trip: Trip,
-    admit: Admit,
+    hold: Hold,
 ) -> Reply:
-    """Try the hops of `decision` in order, noting each attempt in `trip`.
+    """Try the hops of `decision`, noting each attempt in `trip`.
 
     Raises `UpstreamRejected` (the request is wrong), `AllProvidersUnavailable` (the plan is exhausted),
-    `DeadlineExceeded`, `ClientDisconnected`, what `admit` raises, and where limits left no hop to try the refusal of
-    the one that has room soonest.
+    `DeadlineExceeded`, `ClientDisconnected`, what `hold.admit` raises, and where limits left no hop to try the refusal
+    of the one that has room soonest.
     """
+    walk = _Walk(decision.hops, endpoint, envelope, headers, upstreams, trip, _Leg(watch, hold))
+    try:
+        return await walk.run()
+    finally:
+        trip.exposure = walk.leg.exposure
+
+
+class _Walk(Struct):
+    """One request on its way. `removed` is the refusal of the provider's limit that has room soonest."""
+
+    hops: tuple[Hop, ...]
+    endpoint: Endpoint
+    envelope: Envelope
+    headers: Mapping[str, str]
+    upstreams: Upstreams
+    trip: Trip
+    leg: _Leg
     removed: HopRemoved | None = None
-    while True:
-        hop = next_hop(decision.hops, trip.attempts)
-        if hop is None:
-            if removed is not None and not trip.calls:
-                raise removed.refusal
-            raise _exhausted(trip.attempts)
-        exposure, trip.exposure = trip.exposure, _NOTHING  # it is for `admit` to book, once
-        try:
-            bound = await admit(hop, exposure)
-        except HopRemoved as refused:
-            trip.removed(hop, refused.code, refused.wait)
-            if removed is None or _sooner(refused, removed):
-                removed = refused
-            continue
+
+    async def run(self) -> Reply:
+        while True:
+            step = self._next()
+            if step is None:
+                if self.removed is not None and not self.trip.calls:
+                    raise self.removed.refusal
+                raise _exhausted(self.trip.attempts)
+            if step.wait:
+                await self._pause(step.wait)
+            hop = self.hops[step.hop]
+            if hop.provider.hedge_after is None or step.hop + 1 >= len(self.hops):
+                reply = await self._attempt(step, self.leg)
+            else:
+                reply = await self._race(step, hop.provider.hedge_after)
+            if reply is not None:
+                self.leg.watch.commit()
+                return reply
+
+    def _next(self) -> Step | None:
+        attempts = self.trip.attempts
+        if not attempts:
+            return next_step(self.hops, attempts, credit=True, left=0.0, chance=0.0)
+        budget = self.upstreams.health.budget(self.hops[attempts[-1].hop].provider)
+        credit, left = budget.allows(monotonic()), self.leg.watch.left()
+        return next_step(self.hops, attempts, credit=credit, left=left, chance=random.random())  # noqa: S311  # jitter
+
+    async def _pause(self, seconds: float) -> None:
+        watch = self.leg.watch
+        watch.rest()
         began = perf_counter()
         try:
-            reply = await _try(hop, endpoint, envelope, bound, headers, upstreams, watch, trip)
+            await asyncio.sleep(seconds)
+        except asyncio.CancelledError as cancelled:
+            raise watch.interruption(cancelled) from None
+        finally:
+            self.trip.upstream_seconds += perf_counter() - began
+
+    async def _race(self, step: Step, after: float) -> Reply | None:
+        """Ask the step's hop, and after `after` seconds the next one too. None where nobody answered.
+
+        Each attempt is a task with a watch of its own. The first to answer wins, and the other one is cancelled.
+        """
+        main, trip = self.leg, self.trip
+        began, waited = perf_counter(), trip.upstream_seconds
+        legs: dict[asyncio.Task[Reply | None], tuple[Step, _Leg]] = {}
+
+        def start(step: Step, leg: _Leg) -> None:
+            legs[asyncio.create_task(self._run_leg(step, leg))] = step, leg
+
+        first = _Leg(main.watch, main.hold, main.exposure)
+        start(step, first)
+        main.watch.rest()
+        winner: asyncio.Task[Reply | None] | None = None
+        try:
+            await asyncio.wait(legs, timeout=after)
+            following = Step(step.hop + 1)
+            if not all(task.done() for task in legs):
+                start(following, _Leg(main.watch, main.hold.fork()))
+            waiting = set(legs)
+            while waiting and winner is None:
+                done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                winner = next((task for task in done if task.exception() or task.result()), None)
+        except asyncio.CancelledError as cancelled:
+            raise main.watch.interruption(cancelled) from None
+        finally:
+            await self._end(legs, winner)
+        if winner is None:
+            return None
+        step, leg = legs[winner]
+        reply = winner.result()
+        assert reply is not None
+        if reply.stream is not None:
+            reply.stream.watched_by(main.watch)
+        main.watch.continue_as(leg.watch)
+        trip.record(step, reply.hop, leg.began, 200, None)
+        trip.upstream_seconds = waited + perf_counter() - began  # not the sum: they ran side by side
+        return reply
+
+    async def _run_leg(self, step: Step, leg: _Leg) -> Reply | None:
+        with leg.watch.fork() as leg.watch:
+            return await self._attempt(step, leg)
+
+    async def _end(
+        self, legs: dict[asyncio.Task[Reply | None], tuple[Step, _Leg]], winner: asyncio.Task[Reply | None] | None
+    ) -> None:
+        """Cancel all but the winner, wait for their ends, and let one hold be left."""
+        for task in legs:
+            if task is not winner:
+                task.cancel()
+        await asyncio.gather(*legs, return_exceptions=True)
+        first, *others = [leg for _, leg in legs.values()]
+        won = False
+        for other in others:
+            won = winner is not None and legs[winner][1] is other
+            self.leg.hold.join(other.hold, first.exposure, other.exposure, won=won)
+        self.leg.exposure = others[0].exposure if won else first.exposure
+
+    async def _attempt(self, step: Step, leg: _Leg) -> Reply | None:
+        """Ask the step's hop. None where it failed, or was kept out, which is noted."""
+        hop, trip = self.hops[step.hop], self.trip
+        health = self.upstreams.health
+        breaker = health.breaker(hop)
+        if self._open(step, hop, breaker):
+            return None
+        exposure, leg.exposure = leg.exposure, _NOTHING  # it is for the hold to book, once
+        try:
+            bound = await leg.hold.admit(hop, exposure)
+        except HopRemoved as refused:
+            trip.kept_out(step, hop, refused.code, refused.wait)
+            if self.removed is None or _sooner(refused, self.removed):
+                self.removed = refused
+            return None
+        if self._open(step, hop, breaker):  # while a limit was waited for
+            return None
+        budget = health.budget(hop.provider)
+        budget.retry() if step.retry else budget.request()
+        began = leg.began = perf_counter()
+        try:
+            pool = self.upstreams.pool(hop.provider)
+        except Misconfigured:
+            trip.record(step, hop, began, None, "upstream_misconfigured")
+            return None
+        client = pool.choose()
+        probe = breaker.begin(monotonic())
+        try:
+            reply = await self._call(hop, client, bound, leg)
         except HopFailed as failure:
-            trip.record(hop, began, failure.status, failure.code, failure.retry_after)
+            _tell(breaker, client, hop, failure, probe=probe)
+            spare = pool.spare(client)
+            trip.record(step, hop, began, failure.status, failure.code, failure.retry_after, spare=spare)
+            return None
         except UpstreamRejected as rejected:
-            trip.record(hop, began, rejected.status, "upstream_rejected")
+            breaker.succeeded(probe=probe)
+            trip.record(step, hop, began, rejected.status, "upstream_rejected")
             raise
-        except DeadlineExceeded:
-            trip.record(hop, began, None, "deadline_exceeded")
+        except BaseException as failure:
+            breaker.abandoned(probe=probe)
+            code = _GIVEN_UP.get(type(failure), CANCELLED if leg is not self.leg else None)
+            if code is not None:
+                trip.record(step, hop, began, None, code)
             raise
-        except ClientDisconnected:
-            trip.record(hop, began, None, "client_disconnected")
-            raise
-        else:
-            watch.commit()
-            trip.record(hop, began, 200, None)
-            return reply
+        breaker.succeeded(probe=probe)
+        if reply.stream is not None:
+            reply.stream.broken = lambda: breaker.failed(monotonic(), probe=False)
+        if leg is self.leg:
+            trip.record(step, hop, began, 200, None)
+        return reply
+
+    def _open(self, step: Step, hop: Hop, breaker: Breaker) -> bool:
+        wait = breaker.wait(monotonic())
+        if wait:
+            self.trip.kept_out(step, hop, BREAKER_OPEN, wait)
+        return wait > 0
+
+    async def _call(self, hop: Hop, client: UpstreamClient, bound: OutputBound | None, leg: _Leg) -> Reply:
+        timeouts, envelope, endpoint, watch = hop.provider.timeouts, self.envelope, self.endpoint, leg.watch
+        body = envelope.for_upstream(hop.model, bound)
+        watch.attempt(timeouts.total)
+        watch.phase(timeouts.connect + timeouts.first_byte)
+        response: UpstreamResponse | None = None
+        try:
+            connection = await client.connect(endpoint)
+            leg.exposure = _INPUT if envelope.stream else _ALL
+            response = await client.post(connection, endpoint, body, self.headers)
+            if response.status != 200:
+                leg.exposure = _NOTHING
+            content_type = await check_head(response, hop, watch, stream=envelope.stream)
+            if envelope.stream:
+                stream = UpstreamStream(response, watch, timeouts.idle, StreamReader(envelope.wants_usage))
+                await stream.hold_first_event()
+                return Reply(hop, content_type, stream=stream)
+            answer = await read_body(response, hop, watch)
+            return Reply(hop, content_type, answer, read_answer(endpoint, answer))
+        except BaseException as failure:  # noqa: BLE001  # cancellation too; all of it is raised on, translated
+            # Closing the connection is what cancels the request at the upstream.
+            if response is not None:
+                response.close()
+            raise _meaning(failure, response, watch) from None
+
+
+def _tell(breaker: Breaker, client: UpstreamClient, hop: Hop, failure: HopFailed, *, probe: bool) -> None:
+    """Let those know of a failure who keep later requests from the same."""
+    now = monotonic()
+    if failure.status == 429:
+        breaker.abandoned(probe=probe)  # busy, not ill
+    else:
+        breaker.failed(now, probe=probe)
+    if failure.retry_after is not None and failure.retry_after > hop.provider.retries.backoff_max:
+        breaker.park(now, failure.retry_after)
+    if failure.status in (401, 403):
+        client.park(_BAD_KEY)
+    elif failure.code in _UNREACHED:
+        client.park(hop.provider.breaker.open_for)
 
 
 def _sooner(one: HopRemoved, other: HopRemoved) -> bool:
@@ -149,43 +368,10 @@ def _sooner(one: HopRemoved, other: HopRemoved) -> bool:
     return one.wait is not None and (other.wait is None or one.wait < other.wait)
 
 
-async def _try(
-    hop: Hop,
-    endpoint: Endpoint,
-    envelope: Envelope,
-    bound: OutputBound | None,
-    headers: Mapping[str, str],
-    upstreams: Upstreams,
-    watch: Watch,
-    trip: Trip,
-) -> Reply:
-    timeouts = hop.provider.timeouts
-    try:
-        client = upstreams.client(hop.provider)
-    except Misconfigured:
-        raise HopFailed("upstream_misconfigured") from None
-    body = envelope.for_upstream(hop.model, bound)
-    watch.attempt(timeouts.total)
-    watch.phase(timeouts.connect + timeouts.first_byte)
-    response: UpstreamResponse | None = None
-    try:
-        connection = await client.connect(endpoint)
-        trip.exposure = _INPUT if envelope.stream else _ALL
-        response = await client.post(connection, endpoint, body, headers)
-        if response.status != 200:
-            trip.exposure = _NOTHING
-        content_type = await check_head(response, hop, watch, stream=envelope.stream)
-        if envelope.stream:
-            stream = UpstreamStream(response, watch, timeouts.idle, StreamReader(envelope.wants_usage))
-            await stream.hold_first_event()
-            return Reply(hop, content_type, stream=stream)
-        answer = await read_body(response, hop, watch)
-        return Reply(hop, content_type, answer, read_answer(endpoint, answer))
-    except BaseException as failure:  # noqa: BLE001  # cancellation too; all of it is raised on, translated
-        # Closing the connection is what cancels the request at the upstream.
-        if response is not None:
-            response.close()
-        raise _meaning(failure, response, watch) from None
+_GIVEN_UP: dict[type[BaseException], str] = {
+    DeadlineExceeded: "deadline_exceeded",
+    ClientDisconnected: "client_disconnected",
+}
 
 
 def _meaning(failure: BaseException, response: UpstreamResponse | None, watch: Watch) -> BaseException:

@@ -1,6 +1,7 @@
 """A streaming answer on its way through."""
 
 import asyncio
+from collections.abc import Callable
 from time import monotonic
 
 import aiohttp
@@ -16,6 +17,10 @@ NETWORK_FAILURES = (aiohttp.ClientError, OSError, TimeoutError)
 _KEEP_ALIVE = 15.0
 # After [DONE] only the end of the HTTP message is awaited, so that the connection can be used again.
 _LAST_BYTES = 1.0
+
+
+def _ignore() -> None:
+    """Nobody wants to know."""
 
 
 def forget_frames(failure: BaseException) -> None:
@@ -49,6 +54,8 @@ class UpstreamStream:
         self._waited = 0.0
         self._last_by: float | None = None
         self._ended = False
+        # Told when the stream breaks by the upstream's fault.
+        self.broken: Callable[[], None] = _ignore
 
     @property
     def least(self) -> int:
@@ -63,6 +70,10 @@ class UpstreamStream:
     def usage(self) -> Usage | None:
         """The usage that the upstream has reported so far."""
         return self._reader.usage
+
+    def watched_by(self, watch: Watch) -> None:
+        """Let another task read on."""
+        self._watch = watch
 
     async def hold_first_event(self) -> None:
         """Wait for the first event that carries data. Raises `StreamBroken` and what reading raises."""
@@ -103,8 +114,11 @@ class UpstreamStream:
             if reader.complete and isinstance(failure, (PhaseExpired, StreamBroken, *NETWORK_FAILURES)):
                 return b""
             if isinstance(failure, NETWORK_FAILURES):
+                self.broken()
                 forget_frames(failure)
                 raise reader.truncated() from None
+            if isinstance(failure, StreamBroken):
+                self.broken()
             raise
 
     def _last_bytes(self) -> float:

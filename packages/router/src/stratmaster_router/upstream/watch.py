@@ -7,7 +7,8 @@ task; `Watch.interruption` tells what it meant.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import contextlib
+from collections.abc import Awaitable, Callable, Iterator
 from time import monotonic
 from typing import Any
 
@@ -45,6 +46,24 @@ class Watch:
         """Set the total deadline, counted from the request's beginning."""
         self._ends = self.started + seconds
         self._deadline = min(self._deadline, self._ends)
+
+    @contextlib.contextmanager
+    def fork(self) -> Iterator["Watch"]:
+        """A watch over the current task, which does a part of the request: it has the same total deadline."""
+        watch = self._dog.watch(part=True)
+        watch._ends = watch._deadline = self._ends
+        try:
+            yield watch
+        finally:
+            watch.close()
+
+    def continue_as(self, fork: "Watch") -> None:
+        """Go on with the attempt that `fork` has watched over."""
+        self._attempt_ends = fork._attempt_ends
+
+    def left(self) -> float:
+        """Seconds until the total deadline."""
+        return self._ends - monotonic()
 
     def attempt(self, seconds: float) -> None:
         """Begin an attempt whose phases may last `seconds` in all."""
@@ -116,18 +135,19 @@ class Watchdog:
 
     def __init__(self) -> None:
         self._open: set[Watch] = set()
+        self._parts: set[Watch] = set()
         self._ticking = False
 
     def __len__(self) -> int:
         """The number of requests in flight."""
         return len(self._open)
 
-    def watch(self) -> Watch:
-        """Begin to watch the request that the current task serves."""
+    def watch(self, *, part: bool = False) -> Watch:
+        """Begin to watch the request that the current task serves, or does a `part` of."""
         task = asyncio.current_task()
         assert task is not None
         watch = Watch(self, task, monotonic())
-        self._open.add(watch)
+        (self._parts if part else self._open).add(watch)
         if not self._ticking:
             self._ticking = True
             asyncio.get_running_loop().call_later(TICK, self._tick)
@@ -135,17 +155,18 @@ class Watchdog:
 
     def watches(self, watch: Watch) -> bool:
         """Whether `watch` is still open."""
-        return watch in self._open
+        return watch in self._open or watch in self._parts
 
     def forget(self, watch: Watch) -> None:
         """Stop watching; used by `Watch.close`."""
         self._open.discard(watch)
+        self._parts.discard(watch)
 
     def _tick(self) -> None:
         if not self._open:
             self._ticking = False
             return
         now = monotonic()
-        for watch in list(self._open):
+        for watch in [*self._open, *self._parts]:
             watch.check(now)
         asyncio.get_running_loop().call_later(TICK, self._tick)

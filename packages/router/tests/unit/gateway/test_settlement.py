@@ -34,7 +34,7 @@ TOOK = 2.0  # seconds that each request had taken when it was settled, at the le
 
 def trip(*attempts: Attempt) -> Trip:
     """A way through the plan with these attempts."""
-    made = [attempt for attempt in attempts if not attempt.limited]
+    made = [attempt for attempt in attempts if attempt.called]
     seconds = sum(attempt.ms for attempt in attempts) / 1000
     return Trip(list(attempts), seconds, calls=len(made), last=made[-1] if made else None)
 

@@ -31,13 +31,13 @@ async def upstreams() -> AsyncIterator[Upstreams]:
 
 async def test_client_is_kept_for_the_same_and_for_an_equal_provider(upstreams: Upstreams) -> None:
     """A reloaded policy that leaves a provider as it was keeps its connections."""
-    client = upstreams.client(PROVIDER)
+    pool = upstreams.pool(PROVIDER)
     equal = dataclasses.replace(PROVIDER)
 
     assert equal is not PROVIDER
-    assert upstreams.client(PROVIDER) is client
-    assert upstreams.client(equal) is client
-    assert client.provider is equal
+    assert upstreams.pool(PROVIDER) is pool
+    assert upstreams.pool(equal) is pool
+    assert pool.provider is equal
 
 
 CHANGES = [
@@ -53,22 +53,22 @@ CHANGES = [
 @pytest.mark.parametrize("change", CHANGES, ids=str)
 async def test_client_is_replaced_when_its_provider_changes(upstreams: Upstreams, change: dict[str, object]) -> None:
     """A rotated key, another address or another certificate makes a new client, which is then the one that is kept."""
-    client = upstreams.client(PROVIDER)
+    pool = upstreams.pool(PROVIDER)
     changed = dataclasses.replace(PROVIDER, **change)  # type: ignore[arg-type]  # the table's values fit their fields
 
-    replaced = upstreams.client(changed)
+    replaced = upstreams.pool(changed)
 
-    assert replaced is not client
+    assert replaced is not pool
     assert replaced.provider is changed
-    assert upstreams.client(changed) is replaced
+    assert upstreams.pool(changed) is replaced
 
 
 async def test_each_provider_has_its_own_client(upstreams: Upstreams) -> None:
     """Two providers at one address share nothing."""
     second = dataclasses.replace(PROVIDER, name="second")
 
-    assert upstreams.client(PROVIDER) is not upstreams.client(second)
-    assert upstreams.client(PROVIDER).provider is PROVIDER
+    assert upstreams.pool(PROVIDER) is not upstreams.pool(second)
+    assert upstreams.pool(PROVIDER).provider is PROVIDER
 
 
 async def test_misconfigured_provider_has_no_client(upstreams: Upstreams) -> None:
@@ -77,19 +77,19 @@ async def test_misconfigured_provider_has_no_client(upstreams: Upstreams) -> Non
 
     for _ in range(2):
         with pytest.raises(Misconfigured, match=r"^its key is missing: set OPENAI_API_KEY$"):
-            upstreams.client(broken)
+            upstreams.pool(broken)
 
-    assert upstreams.client(PROVIDER).provider is PROVIDER
+    assert upstreams.pool(PROVIDER).provider is PROVIDER
 
 
 async def test_client_stays_in_use_until_its_provider_can_be_called_again(upstreams: Upstreams) -> None:
     """A change to a configuration that cannot work fails the hop, and the way back finds the client that was there."""
-    client = upstreams.client(PROVIDER)
+    pool = upstreams.pool(PROVIDER)
 
     with pytest.raises(Misconfigured):
-        upstreams.client(dataclasses.replace(PROVIDER, misconfigured="no address"))
+        upstreams.pool(dataclasses.replace(PROVIDER, misconfigured="no address"))
 
-    assert upstreams.client(PROVIDER) is client
+    assert upstreams.pool(PROVIDER) is pool
 
 
 TLS_FILES = [
@@ -109,7 +109,7 @@ async def test_certificate_that_cannot_be_used_is_never_left_out(
     tls = TlsFiles(**{name: path.format(folder=tmp_path) for name, path in files.items()})
 
     with pytest.raises(Misconfigured, match=rf"^its TLS files cannot be used: .*({problem})"):
-        upstreams.client(dataclasses.replace(PROVIDER, base_url="https://127.0.0.1:9/v1", tls=tls))
+        upstreams.pool(dataclasses.replace(PROVIDER, base_url="https://127.0.0.1:9/v1", tls=tls))
 
 
 def test_upstreams_are_verified() -> None:
@@ -153,7 +153,7 @@ PATHS = [
 async def test_request_is_sent_as_it_is(upstreams: Upstreams, endpoint: Endpoint, base: str, path: str) -> None:
     """The body keeps its bytes, and the headers are the provider's own and those that are forwarded, and no others."""
     with running_scripted(answer) as scripted:
-        client = upstreams.client(provider_at(scripted, base=base))
+        client = upstreams.pool(provider_at(scripted, base=base)).choose()
         response = await post(client, endpoint, b'{ "a" : 1 }', {"x-request-id": "req_1"})
         assert (response.status, await response.content.read()) == (200, b"{}")
 
@@ -174,7 +174,7 @@ async def test_request_is_sent_as_it_is(upstreams: Upstreams, endpoint: Endpoint
 async def test_provider_without_a_key_is_sent_none(upstreams: Upstreams) -> None:
     """A local model server gets no credential at all."""
     with running_scripted(answer) as scripted:
-        client = upstreams.client(provider_at(scripted, key=None))
+        client = upstreams.pool(provider_at(scripted, key=None)).choose()
         await (await post(client, Endpoint.CHAT, b"{}", {})).content.read()
 
     assert "authorization" not in scripted.exchanges[0].headers
@@ -184,7 +184,7 @@ async def test_connection_is_used_again(upstreams: Upstreams) -> None:
     """Requests one after the other travel on one connection."""
     with running_scripted(answer) as scripted:
         for _ in range(3):
-            client = upstreams.client(provider_at(scripted))
+            client = upstreams.pool(provider_at(scripted)).choose()
             await (await post(client, Endpoint.CHAT, b"{}", {})).content.read()
 
         assert (len(scripted.exchanges), scripted.connections) == (3, 1)
@@ -197,9 +197,9 @@ async def test_replaced_client_finishes_what_it_began(upstreams: Upstreams) -> N
         exchange.answer(b"old" if exchange.headers["authorization"] == "Bearer sk-old" else b"new")
 
     with running_scripted(script) as scripted:
-        old = upstreams.client(provider_at(scripted, key="sk-old"))
+        old = upstreams.pool(provider_at(scripted, key="sk-old")).choose()
         first = await post(old, Endpoint.CHAT, b"{}", {})
-        new = upstreams.client(provider_at(scripted, key="sk-new"))
+        new = upstreams.pool(provider_at(scripted, key="sk-new")).choose()
         second = await post(new, Endpoint.CHAT, b"{}", {})
 
         assert (await first.content.read(), await second.content.read()) == (b"old", b"new")

@@ -21,7 +21,7 @@ async def stream_of(url: str, *, idle: float, keep_alive: float) -> AsyncIterato
     """The stream that the provider at `url` answers with, its first event held."""
     upstreams = Upstreams()
     watch = Watchdog().watch()
-    client = upstreams.client(Provider("first", "openai", f"{url}/v1"))
+    client = upstreams.pool(Provider("first", "openai", f"{url}/v1")).choose()
     response = await client.post(await client.connect(Endpoint.CHAT), Endpoint.CHAT, b"{}", {})
     stream = UpstreamStream(response, watch, idle, StreamReader(show_usage=False), keep_alive=keep_alive)
     try:
