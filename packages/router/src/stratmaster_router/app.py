@@ -46,7 +46,7 @@ from stratmaster_router.storage.ledger import prune
 from stratmaster_router.storage.schema import SchemaTooNew, prepare
 from stratmaster_router.telemetry.access_log import AccessLog
 from stratmaster_router.telemetry.logs import configure_logs
-from stratmaster_router.telemetry.metrics import AccountState, Metrics
+from stratmaster_router.telemetry.metrics import AccountState, Gauges, Metrics
 from stratmaster_router.upstream.client import Upstreams
 from stratmaster_router.upstream.watch import Watchdog
 
@@ -107,7 +107,9 @@ class Router:
         )
         app.router.routes += [Route(path, endpoint, methods=["POST"]) for path, endpoint in endpoints.items()]
         app.include_router(model_routes(lambda: self._policy.snapshot))
-        app.include_router(ops_routes(lambda: self._policy.snapshot.hash, lambda: self.draining, self._scrape))
+        app.include_router(
+            ops_routes(lambda: self._policy.snapshot.hash, lambda: self.draining, self._scrape, self._upstreams.health)
+        )
         describe = app.openapi
         app.openapi = _once(lambda: complete_document(describe()))  # type: ignore[method-assign]  # FastAPI's documented way
         return app
@@ -136,7 +138,7 @@ class Router:
             await self._limiter.close()
             await self._database.close()
             await self._access_log.close()
-            self._metrics.in_flight = 0
+            self._metrics.gauges.in_flight = 0
             self._metrics.share()
 
     async def _open_database(self) -> bool:
@@ -193,9 +195,12 @@ class Router:
 
     def _gauge(self) -> None:
         """Bring up to date what is not counted but looked at."""
-        self._metrics.in_flight = len(self._watchdog)
         now = self._limiter.now()
-        self._metrics.accounts = [_account_state(lease, now) for lease in self._limiter.leases if lease.seen_at]
+        self._metrics.gauges = Gauges(
+            len(self._watchdog),
+            [_account_state(lease, now) for lease in self._limiter.leases if lease.seen_at],
+            {(hop.provider, hop.model): hop.state.value for hop in self._upstreams.health.states()},
+        )
 
     def _share(self) -> None:
         """Write this worker's numbers where the others find them. Blocking."""

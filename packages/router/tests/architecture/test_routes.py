@@ -97,6 +97,7 @@ def test_route_table_is_this_one(table: list[tuple[str, frozenset[str]]]) -> Non
         "/healthz": {"GET"},
         "/readyz": {"GET"},
         "/internal/metrics": {"GET"},
+        "/internal/status": {"GET"},
         "/v1/chat/completions": {"POST"},
         "/v1/completions": {"POST"},
         "/v1/embeddings": {"POST"},

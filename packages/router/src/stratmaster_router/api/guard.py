@@ -19,7 +19,7 @@ from stratmaster_router.api.errors import Headers, error_body, error_headers, wi
 from stratmaster_router.api.limits import limit_lines
 from stratmaster_router.auth.authenticate import authenticate
 from stratmaster_router.auth.keys import KeyRing
-from stratmaster_router.domain.errors import ClientDisconnected, RouterError
+from stratmaster_router.domain.errors import ClientDisconnected, InvalidRequest, RouterError
 from stratmaster_router.gateway.settlement import CLIENT_CLOSED, Recorder, Settlement
 from stratmaster_router.gateway.stages import Authenticated
 
@@ -30,15 +30,23 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 # Reached without a credential; a test holds every other route against `guarded`.
-OPEN_PATHS = frozenset({"/healthz", "/readyz", "/internal/metrics", "/openapi.json"})
+OPEN_PATHS = frozenset({"/healthz", "/readyz", "/internal/metrics", "/internal/status", "/openapi.json"})
 
 _well_formed_id = re.compile(rb"[A-Za-z0-9._:-]{1,128}").fullmatch
 # W3C Trace Context, version 00; an all-zero id is no id.
 _traceparent = re.compile(rb"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}").fullmatch
+_milliseconds = re.compile(rb"0*[1-9][0-9]{0,11}").fullmatch
 _printable = re.compile(rb"[\t\x20-\x7e]*").fullmatch
 _READ_HEADERS = frozenset(
     {b"authorization", b"x-tenant-id", b"x-request-id", b"x-data-class", b"traceparent", b"tracestate"}
-    | {b"content-type", b"content-encoding", b"content-length", b"openai-beta", b"idempotency-key"}
+    | {
+        b"content-type",
+        b"content-encoding",
+        b"content-length",
+        b"openai-beta",
+        b"idempotency-key",
+        b"x-request-timeout-ms",
+    }
 )
 _FORWARDED = (("openai-beta", b"openai-beta"), ("idempotency-key", b"idempotency-key"))
 
@@ -116,6 +124,7 @@ class Guard:
             principal,
             None if data_class is None else data_class.decode("latin-1"),
             _forwarded(headers, settlement.request_id),
+            _timeout(headers.get(b"x-request-timeout-ms")),
         )
         return Visit(headers, caller, settlement)
 
@@ -185,6 +194,18 @@ def _read_headers(raw: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
         if name in _READ_HEADERS:
             found[name] = found[name] + b", " + value if name in found else value
     return found
+
+
+def _timeout(wish: bytes | None) -> float | None:
+    """The client's own deadline in seconds. Raises `InvalidRequest`: one that is not understood would not be kept."""
+    if wish is None:
+        return None
+    if not _milliseconds(wish):
+        raise InvalidRequest(
+            "The header x-request-timeout-ms must be a whole number of milliseconds above 0.",
+            param="x-request-timeout-ms",
+        )
+    return int(wish) / 1000
 
 
 def _forwarded(headers: Mapping[bytes, bytes], request_id: str) -> dict[str, str]:

@@ -1,11 +1,14 @@
 """Health, readiness and metrics. Health never depends on an upstream; readiness fails while draining."""
 
 from collections.abc import Callable
+from typing import Literal
 
 from fastapi import APIRouter, Response
 from pydantic import BaseModel
 
 from stratmaster_router.domain.errors import Draining
+from stratmaster_router.upstream.breaker import State
+from stratmaster_router.upstream.health import Health as UpstreamHealth
 
 
 class Health(BaseModel):
@@ -15,7 +18,29 @@ class Health(BaseModel):
     policy: str
 
 
-def ops_routes(policy_hash: Callable[[], str], draining: Callable[[], bool], scrape: Callable[[], bytes]) -> APIRouter:
+class HopStatus(BaseModel):
+    """One (provider, model) as this worker knows it; `retry_after` is in seconds, 0 where it may be called."""
+
+    provider: str
+    model: str
+    breaker: Literal["closed", "half_open", "open"]
+    retry_after: float
+
+
+class Status(BaseModel):
+    """This worker: the policy in force, and every hop that it has called."""
+
+    policy: str
+    draining: bool
+    hops: list[HopStatus]
+
+
+def ops_routes(
+    policy_hash: Callable[[], str],
+    draining: Callable[[], bool],
+    scrape: Callable[[], bytes],
+    upstreams: UpstreamHealth,
+) -> APIRouter:
     """The routes that need no credential; `scrape` gives the metrics in Prometheus's text format."""
     router = APIRouter()
 
@@ -33,4 +58,24 @@ def ops_routes(policy_hash: Callable[[], str], draining: Callable[[], bool], scr
     def internal_metrics() -> Response:  # in a thread: there may be thousands of accounts to render
         return Response(scrape(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
+    @router.get("/internal/status", summary="The state of this worker", tags=["operations"])
+    async def internal_status() -> Status:
+        hops = [
+            HopStatus(
+                provider=hop.provider,
+                model=hop.model,
+                breaker=_STATES[hop.state],
+                retry_after=round(hop.wait, 3),
+            )
+            for hop in upstreams.states()
+        ]
+        return Status(policy=policy_hash(), draining=draining(), hops=hops)
+
     return router
+
+
+_STATES: dict[State, Literal["closed", "half_open", "open"]] = {
+    State.CLOSED: "closed",
+    State.HALF_OPEN: "half_open",
+    State.OPEN: "open",
+}

@@ -50,7 +50,7 @@ class Gateway:
         settlement.stream = screened.envelope.stream
         permitted = _permit(snapshot, caller, screened, settlement)
         reserved = self._reserve(endpoint, screened, permitted, settlement)
-        watch.end_by(_total(reserved.decision))
+        watch.end_by(_total(reserved.decision, caller.timeout))
         hold = LimitsHold(reserved.reservation)
         envelope = screened.envelope
         reply = await execute(
@@ -87,9 +87,12 @@ def _permit(snapshot: Snapshot, caller: Authenticated, screened: Screened, settl
     return Permitted(decision)
 
 
-def _total(decision: Decision) -> float:
-    """The whole request's deadline in seconds: the most patient provider's, so that each hop can have its own."""
+def _total(decision: Decision, wish: float | None) -> float:
+    """The whole request's deadline in seconds: the client's, or the most patient provider's if that is sooner.
+
+    The most patient one's, so that each hop can have its own.
+    """
     total = 0.0
     for hop in decision.hops:
         total = max(total, hop.provider.timeouts.total)
-    return total
+    return total if wish is None else min(total, wish)

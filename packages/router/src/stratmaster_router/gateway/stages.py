@@ -17,12 +17,14 @@ from stratmaster_router.wire.envelope import Envelope
 class Authenticated(Struct, frozen=True):
     """A caller whose key and tenant have been judged.
 
-    `data_class` is the header `X-Data-Class`; `forwarded` are the only headers that travel to an upstream.
+    `data_class` is the header `X-Data-Class`; `forwarded` are the only headers that travel to an upstream. `timeout` is
+    the client's own deadline for the whole request, in seconds.
     """
 
     principal: Principal
     data_class: str | None
     forwarded: Mapping[str, str]
+    timeout: float | None = None
 
 
 class Screened(Struct, frozen=True):

@@ -130,16 +130,23 @@ class AccountState(msgspec.Struct, frozen=True):
     seen: int
 
 
+class Gauges(msgspec.Struct):
+    """What is not counted but looked at. `breakers` has the state of each (provider, model)."""
+
+    in_flight: int = 0
+    accounts: list[AccountState] = []
+    breakers: dict[tuple[str, str], int] = {}
+
+
 class Metrics:
-    """All metrics of one worker. `in_flight` and `accounts` are set by their owner before the numbers are read."""
+    """All metrics of one worker. `gauges` are set by their owner before the numbers are read."""
 
     def __init__(self, folder: Path | None = None) -> None:
         """`folder` is where several workers share their numbers; None where there is only one."""
         self._folder = folder
         self._sharing = threading.Lock()
         self._lanes: dict[Labels, Lane] = {}
-        self.in_flight = 0
-        self.accounts: list[AccountState] = []
+        self.gauges = Gauges()
         self.duration = Histogram(
             "litellm_request_duration_seconds", "From a request's head to its answer's last byte.", _LANE, _LATENCY
         )
@@ -196,7 +203,7 @@ class Metrics:
                 file = self._folder / f"{os.getpid()}.metrics"
                 draft = file.with_suffix(".draft")
                 numbers = [list(family.numbers.items()) for family in self._families]
-                draft.write_bytes(_encode(_Shared(self.in_flight, numbers, self.accounts)))
+                draft.write_bytes(_encode(_Shared(self.gauges, numbers)))
                 draft.rename(file)
 
     def render(self) -> bytes:
@@ -204,31 +211,40 @@ class Metrics:
         if self._folder is None:
             # Copies, because requests go on to count while this renders in a thread.
             own = [dict(family.numbers) for family in self._families]
-            return generate_latest(_Collected(self._metrics(own, self.in_flight, self.accounts)))
+            return generate_latest(_Collected(self._metrics(own, self.gauges)))
         self.share()
-        in_flight = 0
+        gauges = Gauges()
         total: list[Numbers] = [{} for _ in self._families]
-        accounts: list[AccountState] = []
         for file in self._folder.glob("*.metrics"):
             shared = _decode(file.read_bytes())
             if Path(f"/proc/{file.stem}").exists():
                 # What a killed worker had under way is gone; what it counted stays.
-                in_flight += shared.in_flight
-                accounts += shared.accounts
+                gauges.in_flight += shared.gauges.in_flight
+                gauges.accounts += shared.gauges.accounts
+                for hop, state in shared.gauges.breakers.items():
+                    gauges.breakers[hop] = max(state, gauges.breakers.get(hop, state))
             for numbers, worker in zip(total, shared.families, strict=True):
                 for labels, values in worker:
                     known = numbers.get(labels)
                     numbers[labels] = values if known is None else [a + b for a, b in zip(known, values, strict=True)]
-        return generate_latest(_Collected(self._metrics(total, in_flight, accounts)))
+        return generate_latest(_Collected(self._metrics(total, gauges)))
 
-    def _metrics(self, families: list[Numbers], in_flight: int, accounts: list[AccountState]) -> Iterator[Metric]:
+    def _metrics(self, families: list[Numbers], gauges: Gauges) -> Iterator[Metric]:
         # Each request has a duration, so the histogram's count is the counter.
         requests: Numbers = {labels: [sum(counts[:-1])] for labels, counts in families[0].items()}
         yield Counter("litellm_requests_total", "Requests, by what answered them.", _LANE).metric(requests)
         for family, numbers in zip(self._families, families, strict=True):
             yield family.metric(numbers)
-        yield GaugeMetricFamily("litellm_requests_in_flight", "Requests under way.", value=in_flight)
-        latest = {(a.tenant, a.provider, a.metric, a.window): a for a in sorted(accounts, key=lambda a: a.seen)}
+        yield GaugeMetricFamily("litellm_requests_in_flight", "Requests under way.", value=gauges.in_flight)
+        breakers = GaugeMetricFamily(
+            "litellm_breaker_state",
+            "0 closed, 1 half-open, 2 open or parked; of several workers the highest.",
+            labels=_HOP,
+        )
+        for hop, state in gauges.breakers.items():
+            breakers.add_metric(hop, state)
+        yield breakers
+        latest = {(a.tenant, a.provider, a.metric, a.window): a for a in sorted(gauges.accounts, key=lambda a: a.seen)}
         for name, text, value in _ACCOUNT_GAUGES:
             gauge = GaugeMetricFamily(name, text, labels=("tenant", "provider", "metric", "window"))
             for labels, account in latest.items():
@@ -244,9 +260,8 @@ _ACCOUNT_GAUGES: tuple[tuple[str, str, Callable[[AccountState], float]], ...] = 
 
 
 class _Shared(msgspec.Struct):
-    in_flight: int
+    gauges: Gauges
     families: list[list[tuple[Labels, list[float]]]]
-    accounts: list[AccountState] = []
 
 
 _encode = msgspec.msgpack.Encoder().encode

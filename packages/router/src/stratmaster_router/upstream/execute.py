@@ -330,6 +330,7 @@ class _Walk(Struct):
         response: UpstreamResponse | None = None
         try:
             connection = await client.connect(endpoint)
+            watch.phase(timeouts.first_byte)
             leg.exposure = _INPUT if envelope.stream else _ALL
             response = await client.post(connection, endpoint, body, self.headers)
             if response.status != 200:

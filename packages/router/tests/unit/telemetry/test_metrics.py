@@ -88,7 +88,7 @@ def test_other_metrics_have_these_names_and_labels() -> None:
     metrics.upstream_failures.child("openai", "gpt-4.1", "upstream_timeout")[0] += 3
     metrics.reload_failures.child()[0] += 1
     metrics.overhead.observe(metrics.overhead_child, 0.0005)
-    metrics.in_flight = 4
+    metrics.gauges.in_flight = 4
 
     assert samples(metrics.render().decode()) == {
         "litellm_throttled_total{reason=tokens_per_minute_exceeded,tenant=acme}": 1,
@@ -159,7 +159,7 @@ for command in sys.stdin:
     name, *numbers = command.split()
     if name == "work":
         in_flight, requests, tokens = map(int, numbers)
-        metrics.in_flight = in_flight
+        metrics.gauges.in_flight = in_flight
         lane = metrics.lane(("acme", "openai", "gpt-4.1"))
         for _ in range(requests):
             lane.count(0.5)
@@ -257,7 +257,7 @@ def test_worker_that_shares_nothing_yet_is_not_missed(tmp_path: Path) -> None:
     """A scrape of the only worker shows its latest numbers, also before it has ever shared them."""
     metrics = Metrics(tmp_path)
     metrics.errors.child("acme", "model_not_found")[0] += 1
-    metrics.in_flight = 2
+    metrics.gauges.in_flight = 2
 
     found = samples(metrics.render().decode())
 
