@@ -1,13 +1,12 @@
 """Limits as clients meet them: refusals, headers, what is sent upstream, and what is booked."""
 
-import sqlite3
 import time
-from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.books import rows, used
 from support.calls import (
     Answer,
     call,
@@ -72,30 +71,6 @@ def refused(answer: Answer, status: int = 429) -> dict[str, Any]:
 def reset(error: dict[str, Any]) -> datetime:
     """When the limit of an error resets; takes it out."""
     return datetime.fromisoformat(error["limit"].pop("resets_at"))
-
-
-def rows(folder: Path, count: int) -> list[dict[str, Any]]:
-    """The ledger's rows once there are `count`, without their times and ids."""
-
-    def look() -> list[dict[str, Any]]:
-        with closing(sqlite3.connect(folder / "router.db")) as database:
-            database.row_factory = sqlite3.Row
-            found = [dict(row) for row in database.execute("SELECT * FROM ledger ORDER BY id")]
-        return [{name: value for name, value in row.items() if name not in ("id", "time")} for row in found]
-
-    found = eventually(look, lambda seen: len(seen) >= count)
-    assert len(found) == count
-    return found
-
-
-def used(router: RunningRouter, scope: str = "") -> dict[str, float]:
-    """What is used of each account of acme, by metric; `scope` is a provider's name."""
-    prefix = "litellm_account_used{"
-    found = {}
-    for name, value in samples(router, prefix).items():
-        if f'provider="{scope}",tenant="acme"' in name:
-            found[name.removeprefix(prefix).split('"')[1]] = value
-    return found
 
 
 def test_requests_a_minute(mock: Mock, tmp_path: Path) -> None:
