@@ -253,17 +253,29 @@ class _Walk(Struct):
     async def _end(
         self, legs: dict[asyncio.Task[Reply | None], tuple[Step, _Leg]], winner: asyncio.Task[Reply | None] | None
     ) -> None:
-        """Cancel all but the winner, wait for their ends, and let one hold be left."""
+        """Cancel all but the winner, wait for their ends, and let one hold be left, whatever happens meanwhile."""
+        late: asyncio.CancelledError | None = None
         for task in legs:
             if task is not winner:
                 task.cancel()
-        await asyncio.gather(*legs, return_exceptions=True)
+        while pending := [task for task in legs if not task.done()]:
+            try:
+                await asyncio.wait(pending)
+            except asyncio.CancelledError as cancelled:
+                late = cancelled
+        replies = {task: task.result() for task in legs if not task.cancelled() and task.exception() is None}
         first, *others = [leg for _, leg in legs.values()]
         won = False
         for other in others:
             won = winner is not None and legs[winner][1] is other
             self.leg.hold.join(other.hold, first.exposure, other.exposure, won=won)
         self.leg.exposure = others[0].exposure if won else first.exposure
+        for task, reply in replies.items():
+            # Two may have answered in one moment, and nobody may be left to be answered.
+            if reply is not None and reply.stream is not None and (task is not winner or late is not None):
+                reply.stream.close()
+        if late is not None:
+            raise self.leg.watch.interruption(late) from None
 
     async def _attempt(self, step: Step, leg: _Leg) -> Reply | None:
         """Ask the step's hop. None where it failed, or was kept out, which is noted."""
