@@ -6,12 +6,12 @@ from typing import Self
 from stratmaster_router.domain.errors import LimitExceeded, LimitStoreUnavailable, RequestExceedsLimit, limit_code
 from stratmaster_router.domain.routing import Hop
 from stratmaster_router.limits.reservation import Reservation
-from stratmaster_router.upstream.execute import Exposure, HopRemoved
+from stratmaster_router.upstream.trip import Exposure, HopRemoved
 from stratmaster_router.wire.envelope import OutputBound
 
 
 class LimitsHold:
-    """`upstream.execute.Hold` over one reservation. `optional`: a request that cannot have it goes on without."""
+    """`upstream.trip.Hold` over one reservation. `optional`: a request that cannot have it goes on without."""
 
     __slots__ = ("_optional", "_reservation")
 

@@ -14,7 +14,8 @@ from stratmaster_router.policy.decide import decide
 from stratmaster_router.policy.snapshot import Snapshot
 from stratmaster_router.privacy.rawdocs import screen
 from stratmaster_router.upstream.client import Upstreams
-from stratmaster_router.upstream.execute import Trip, execute
+from stratmaster_router.upstream.execute import execute
+from stratmaster_router.upstream.trip import Trip
 from stratmaster_router.upstream.watch import Watch
 from stratmaster_router.wire.answer import answer_text
 from stratmaster_router.wire.envelope import read_envelope

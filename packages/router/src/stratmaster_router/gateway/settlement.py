@@ -14,7 +14,7 @@ from stratmaster_router.domain.usage import Usage
 from stratmaster_router.limits.reservation import Reservation
 from stratmaster_router.telemetry.access_log import AccessLine, AccessLog
 from stratmaster_router.telemetry.metrics import NONE, Metrics
-from stratmaster_router.upstream.execute import Exposure, Trip
+from stratmaster_router.upstream.trip import Exposure, Trip
 
 # The status that the access log gives a request whose client went away before an answer (nginx's custom).
 CLIENT_CLOSED = 499

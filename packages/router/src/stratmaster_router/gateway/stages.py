@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from stratmaster_router.domain.routing import Decision, Principal, RequestFacts
 from stratmaster_router.limits.reservation import Reservation
-from stratmaster_router.upstream.execute import Reply
+from stratmaster_router.upstream.trip import Reply
 from stratmaster_router.wire.envelope import Envelope
 
 

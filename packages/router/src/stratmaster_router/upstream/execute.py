@@ -3,9 +3,7 @@
 import asyncio
 import random
 from collections.abc import Mapping
-from enum import Enum, auto
 from time import monotonic, perf_counter
-from typing import Protocol, Self
 
 import aiohttp
 from msgspec import Struct
@@ -14,17 +12,16 @@ from stratmaster_router.domain.errors import (
     AllProvidersUnavailable,
     ClientDisconnected,
     DeadlineExceeded,
-    RouterError,
     StreamBroken,
     UpstreamRejected,
 )
 from stratmaster_router.domain.routing import Decision, Endpoint, Hop
-from stratmaster_router.domain.usage import Usage
 from stratmaster_router.upstream.attempts import Attempt, Step, next_step, shortest_wait
 from stratmaster_router.upstream.breaker import Breaker
 from stratmaster_router.upstream.client import Misconfigured, UpstreamClient, UpstreamResponse, Upstreams
 from stratmaster_router.upstream.response import HopFailed, check_head, read_body
 from stratmaster_router.upstream.stream import NETWORK_FAILURES, UpstreamStream, forget_frames
+from stratmaster_router.upstream.trip import Exposure, Hold, HopRemoved, Reply, Trip
 from stratmaster_router.upstream.watch import PhaseExpired, Watch
 from stratmaster_router.wire.answer import BadAnswer, StreamReader, read_answer
 from stratmaster_router.wire.envelope import Envelope, OutputBound
@@ -36,92 +33,7 @@ _BAD_KEY = 60.0
 _UNREACHED = frozenset({"upstream_connect_failed", "upstream_connect_timeout"})
 
 
-class Exposure(Enum):
-    """What the attempt under way may cost although its answer has not been read. An error is never billed."""
-
-    NOTHING = auto()
-    INPUT = auto()
-    """A stream has been asked for, and none of it has come."""
-    ALL = auto()
-    """A whole answer has been asked for: it may have been made, and lost on the way."""
-
-
 _NOTHING, _INPUT, _ALL = Exposure
-
-
-class HopRemoved(Exception):
-    """A limit of its provider removes a hop from the plan. `refusal` is what the client gets if none is left."""
-
-    def __init__(self, refusal: RouterError, code: str, wait: float | None) -> None:
-        super().__init__(code)
-        self.refusal = refusal
-        self.code = code
-        self.wait = wait
-
-
-class Hold(Protocol):
-    """What the request holds of its limits: the gateway's, which knows of them."""
-
-    async def admit(self, hop: Hop, exposure: Exposure) -> OutputBound | None:
-        """Take it to `hop`, after a former one that may have cost `exposure`: the bound on output tokens to send.
-
-        Raises `HopRemoved` where the provider's own limits say no, and what ends the request where the tenant's do.
-        """
-
-    def fork(self) -> Self:
-        """A second one, for a hop that is asked at the same time."""
-
-    def join(self, fork: Self, own: Exposure, forks: Exposure, *, won: bool) -> None:
-        """End `fork`: book what either may have cost, and where it has `won`, go on with what it holds."""
-
-
-class Reply(Struct):
-    """The answer of the hop that committed. Exactly one of `body` (whole) and `stream` is set."""
-
-    hop: Hop
-    content_type: bytes
-    body: bytes | None = None
-    usage: Usage | None = None
-    stream: UpstreamStream | None = None
-
-
-class Trip(Struct):
-    """One request's way through its plan, readable at any time, also after a failure.
-
-    `upstream_seconds` is the time spent waiting for upstreams, failed hops and pauses included, until one committed.
-    `calls` are the attempts that were made: a hop that a limit or a breaker kept out was none. `last` is the latest.
-    `exposure` is that of an attempt that has ended, until the hold has booked it, and of one under way.
-    """
-
-    attempts: list[Attempt]
-    upstream_seconds: float = 0.0
-    exposure: Exposure = Exposure.NOTHING
-    calls: int = 0
-    last: Attempt | None = None
-
-    def kept_out(self, step: Step, hop: Hop, code: str, wait: float | None) -> None:
-        """Note a hop that was not called."""
-        self.attempts.append(Attempt(hop.provider.name, hop.model, None, code, 0.0, wait, called=False, hop=step.hop))
-
-    def record(
-        self,
-        step: Step,
-        hop: Hop,
-        began: float,
-        status: int | None,
-        code: str | None,
-        wait: float | None = None,
-        *,
-        spare: bool = False,
-    ) -> None:
-        """Note an attempt that began at `began` (of `perf_counter`) and has just ended."""
-        seconds = perf_counter() - began
-        self.upstream_seconds += seconds
-        self.calls += 1
-        self.last = Attempt(
-            hop.provider.name, hop.model, status, code, round(seconds * 1000, 3), wait, hop=step.hop, spare=spare
-        )
-        self.attempts.append(self.last)
 
 
 class _Leg(Struct):

@@ -15,7 +15,7 @@ from stratmaster_router.gateway.settlement import CLIENT_CLOSED, Recorder, Settl
 from stratmaster_router.telemetry.access_log import AccessLog
 from stratmaster_router.telemetry.metrics import Metrics
 from stratmaster_router.upstream.attempts import Attempt
-from stratmaster_router.upstream.execute import Trip
+from stratmaster_router.upstream.trip import Trip
 
 Ledger = list[LedgerRow]
 CHAT = "/v1/chat/completions"
