@@ -104,7 +104,10 @@ class _Walk(Struct):
             return next_step(self.hops, attempts, credit=True, left=0.0, chance=0.0)
         budget = self.upstreams.health.budget(self.hops[attempts[-1].hop].provider)
         credit, left = budget.allows(monotonic()), self.leg.watch.left()
-        return next_step(self.hops, attempts, credit=credit, left=left, chance=random.random())  # noqa: S311  # jitter
+        step = next_step(self.hops, attempts, credit=credit, left=left, chance=random.random())  # noqa: S311  # jitter
+        if step is not None and step.retry:
+            budget.retry()  # at once: while this one waits, others are decided
+        return step
 
     async def _pause(self, seconds: float) -> None:
         watch = self.leg.watch
@@ -206,8 +209,8 @@ class _Walk(Struct):
             return None
         if self._open(step, hop, breaker):  # while a limit was waited for
             return None
-        budget = health.budget(hop.provider)
-        budget.retry() if step.retry else budget.request()
+        if not step.retry:
+            health.budget(hop.provider).request()
         began = leg.began = perf_counter()
         try:
             pool = self.upstreams.pool(hop.provider)
