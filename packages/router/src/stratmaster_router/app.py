@@ -48,6 +48,7 @@ from stratmaster_router.telemetry.access_log import AccessLog
 from stratmaster_router.telemetry.logs import configure_logs
 from stratmaster_router.telemetry.metrics import AccountState, Gauges, Metrics
 from stratmaster_router.upstream.client import Upstreams
+from stratmaster_router.upstream.tls import tls_trouble
 from stratmaster_router.upstream.watch import Watchdog
 
 # Twice a second: a change of the policy or of a key is in force well within the 2 s that policy.md allows.
@@ -67,7 +68,7 @@ class Router:
         self._body_timeout = settings.body_timeout
         self._shares_metrics = settings.metrics_dir is not None
         self._supervisor = os.getppid() if settings.workers > 1 else None
-        self._policy = PolicySource(settings.policy, os.environ)
+        self._policy = PolicySource(settings.policy, os.environ, tls_trouble)
         self._keys = KeyFolder(settings.keys_dir)
         self._metrics = Metrics(settings.metrics_dir)
         self._access_log = AccessLog(settings.access_log)
@@ -225,7 +226,9 @@ class Router:
     async def _refresh_policy(self) -> None:
         result = await asyncio.to_thread(self._policy.refresh)
         if isinstance(result, Reloaded):
-            log.info("policy changed", policy=self._policy.snapshot.hash, warnings=self._policy.snapshot.warnings)
+            log.info("policy changed", policy=self._policy.snapshot.hash, changed=result.changed)
+            for warning in self._policy.snapshot.warnings:
+                log.warning("policy warning", warning=warning)
         elif isinstance(result, Failed):
             self._metrics.reload_failures.child()[0] += 1
             log.error(

@@ -353,7 +353,7 @@ def test_unreachable_provider_falls_over(mock: Mock, tmp_path: Path, how: str, s
     codes = {
         "refused": "upstream_connect_failed",
         "unanswered": "upstream_connect_timeout",
-        "not TLS": "upstream_connect_failed",
+        "not TLS": "upstream_tls_failed",
         "no key": "upstream_misconfigured",
         "no certificate": "upstream_misconfigured",
     }

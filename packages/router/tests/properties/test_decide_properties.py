@@ -18,6 +18,7 @@ from stratmaster_router.policy.schema import (
     TenantSpec,
 )
 from stratmaster_router.policy.snapshot import Snapshot
+from stratmaster_router.upstream.tls import tls_trouble
 
 # Few words, so that tasks, models and `provider/model` collide often.
 PROVIDERS = ["openai", "groq", "ollama"]
@@ -80,7 +81,7 @@ class Asked:
 def asked(draw: st.DrawFn) -> Asked:
     """Any policy with any request."""
     document, facts = draw(documents), draw(requests)
-    snapshot = compile_policy(document, "hash", {}, str)
+    snapshot = compile_policy(document, "hash", {}, str, tls_trouble)
     return Asked(document, snapshot, facts, decide(snapshot, Principal("acme"), facts))
 
 
@@ -151,7 +152,7 @@ def test_disabled_or_unnamed_never_appears_in_a_plan(case: Asked) -> None:
 def test_decision_is_deterministic(case: Asked) -> None:
     """The same question has the same answer, from the same snapshot and from one compiled anew."""
     assert decide(case.snapshot, Principal("acme"), case.facts) == case.decision
-    again = compile_policy(case.document, "hash", {}, str)
+    again = compile_policy(case.document, "hash", {}, str, tls_trouble)
     assert decide(again, Principal("acme"), case.facts) == case.decision
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import socket
+import ssl
 import struct
 import threading
 from collections.abc import Callable, Iterator
@@ -16,6 +17,8 @@ class Exchange:
         self._connection = connection
         self.closed = False
         self.body = body
+        # The client's certificate, as `ssl` shows it; where it showed none, or there is no TLS, it is empty.
+        self.certificate = (connection.getpeercert() or {}) if isinstance(connection, ssl.SSLSocket) else {}
         first, *lines = head.decode("latin-1").split("\r\n")
         self.path = first.split(" ")[1]
         self.headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
@@ -82,32 +85,36 @@ def chunked(*pieces: bytes) -> Script:
 
 
 class Scripted:
-    """A running scripted provider; `url` is its address without `/v1`."""
+    """A running scripted provider; `url` is its address without `/v1`. `tls` is for connections from now on."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, tls: ssl.SSLContext | None = None) -> None:
         self.port = port
-        self.url = f"http://127.0.0.1:{port}"
+        self.tls = tls
+        self.url = f"https://localhost:{port}" if tls else f"http://127.0.0.1:{port}"
         self.exchanges: list[Exchange] = []
         self.connections = 0
 
 
 @contextlib.contextmanager
-def running_scripted(script: Script) -> Iterator[Scripted]:
-    """A provider that answers each request by `script`; connections stay open unless the script closes them."""
+def running_scripted(script: Script, tls: ssl.SSLContext | None = None) -> Iterator[Scripted]:
+    """A provider that answers each request by `script`; connections stay open unless the script closes them.
+
+    With `tls` it serves https.
+    """
     listener = socket.create_server(("127.0.0.1", 0), backlog=128)
-    scripted = Scripted(listener.getsockname()[1])
+    scripted = Scripted(listener.getsockname()[1], tls)
     threads: list[threading.Thread] = []
     open_connections: set[socket.socket] = set()
 
     def serve(connection: socket.socket) -> None:
-        open_connections.add(connection)
-        with contextlib.suppress(OSError), connection:
-            while exchange := _next_request(connection):
+        with contextlib.suppress(OSError), _secured(connection, scripted.tls) as secured:
+            open_connections.add(secured)
+            while exchange := _next_request(secured):
                 scripted.exchanges.append(exchange)
                 script(exchange)
                 if exchange.closed:
                     return
-        open_connections.discard(connection)
+            open_connections.discard(secured)
 
     def accept() -> None:
         while True:
@@ -136,6 +143,10 @@ def running_scripted(script: Script) -> Iterator[Scripted]:
                 connection.shutdown(socket.SHUT_RDWR)
         for thread in threads:
             thread.join(PATIENCE)
+
+
+def _secured(connection: socket.socket, tls: ssl.SSLContext | None) -> socket.socket:
+    return connection if tls is None else tls.wrap_socket(connection, server_side=True)
 
 
 def _next_request(connection: socket.socket) -> Exchange | None:

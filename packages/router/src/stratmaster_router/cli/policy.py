@@ -16,6 +16,7 @@ from stratmaster_router.policy.schema import json_schema
 from stratmaster_router.policy.snapshot import Snapshot, TenantPolicy
 from stratmaster_router.policy.source import PolicySource
 from stratmaster_router.privacy.rawdocs import screen
+from stratmaster_router.upstream.tls import tls_trouble
 from stratmaster_router.wire.envelope import read_envelope
 from stratmaster_router.wire.json_text import members
 
@@ -67,7 +68,7 @@ def explain(
 
 def _load(file: Path) -> Snapshot:
     try:
-        return PolicySource(file, os.environ).snapshot
+        return PolicySource(file, os.environ, tls_trouble).snapshot
     except PolicyInvalid as invalid:
         for problem in invalid.problems:
             typer.echo(f"{file}: {problem}", err=True)

@@ -25,6 +25,7 @@ from stratmaster_router.storage.database import Database, DatabaseUrlInvalid, da
 from stratmaster_router.storage.schema import SchemaTooNew, prepare
 from stratmaster_router.telemetry.access_log import AccessLog
 from stratmaster_router.telemetry.logs import configure_logs
+from stratmaster_router.upstream.tls import tls_trouble
 
 _BACKLOG = 4096
 
@@ -131,7 +132,7 @@ def _serve_one(settings: Settings, listener: socket.socket) -> None:
 
 def _serve_many(settings: Settings, listener: socket.socket) -> None:
     # These raise here, once, and not in each worker.
-    PolicySource(settings.policy, os.environ)
+    PolicySource(settings.policy, os.environ, tls_trouble)
     KeyFolder(settings.keys_dir)
     AccessLog(settings.access_log)
     with tempfile.TemporaryDirectory(prefix="stratmaster-router-") as folder:

@@ -83,12 +83,24 @@ class BreakerRule:
 
 
 @dataclass(frozen=True, slots=True)
-class TlsFiles:
-    """PEM files for mTLS to an upstream."""
+class PemFile:
+    """A file of certificates or with a private key, as it was read; its text does not show itself."""
 
-    ca: str | None = None
-    cert: str | None = None
-    key: str | None = None
+    path: str
+    text: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class TlsFiles:
+    """The files for TLS to an upstream, with their contents: a rotated certificate makes another value.
+
+    `stale` says why what the files hold by now cannot be used; these are then their contents before that.
+    """
+
+    ca: PemFile | None = None
+    cert: PemFile | None = None
+    key: PemFile | None = None
+    stale: str | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +123,7 @@ class Provider:
     `misconfigured` says why it cannot be called (a key or an address that is missing); such a hop fails without a call.
     `endpoints` are several addresses or keys, where the policy lists them; `base_url` and `api_key` are then the first
     one's. `hedge_after` is in seconds: how long the next hop waits for this one's first byte; None for ever.
+    `public_only`: the policy does not name its host, so a private address is not where it should lead.
     """
 
     name: str
@@ -126,6 +139,7 @@ class Provider:
     misconfigured: str | None = None
     endpoints: tuple[ProviderEndpoint, ...] = ()
     hedge_after: float | None = None
+    public_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ warning says what to set.
 
 import hashlib
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from urllib.parse import urlsplit
 
@@ -24,7 +24,8 @@ from stratmaster_router.domain.routing import (
     Timeouts,
     TlsFiles,
 )
-from stratmaster_router.policy.builtin import reach
+from stratmaster_router.policy.builtin import Reach, reach
+from stratmaster_router.policy.certificates import ReadFile, TlsTrouble, certificates
 from stratmaster_router.policy.decide import DISABLED, screened
 from stratmaster_router.policy.fields import SecretRef, base_url
 from stratmaster_router.policy.prices import find_price
@@ -45,9 +46,7 @@ ROUTER = "stratmaster-router"
 """`owned_by` of a task in the listing; a model is owned by its first provider."""
 
 _EMBEDDING_TASKS = frozenset({"embedding", "embeddings"})
-
-ReadFile = Callable[[str], str]
-"""The text of a secret or certificate file; raises OSError or UnicodeDecodeError."""
+_NOTHING_BEFORE: Mapping[str, Provider] = MappingProxyType({})
 
 
 def content_hash(content: bytes) -> str:
@@ -55,14 +54,26 @@ def content_hash(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:12]
 
 
-def compile_policy(document: PolicyDocument, policy: str, environ: Mapping[str, str], read_file: ReadFile) -> Snapshot:
-    """The snapshot of `document`, whose content hash is `policy`; secrets come from `environ` and `read_file`."""
+def compile_policy(
+    document: PolicyDocument,
+    policy: str,
+    environ: Mapping[str, str],
+    read_file: ReadFile,
+    judge_tls: TlsTrouble,
+    former: Mapping[str, Provider] = _NOTHING_BEFORE,
+) -> Snapshot:
+    """The snapshot of `document`, whose content hash is `policy`; secrets come from `environ` and `read_file`.
+
+    `former` are the providers until now: their certificates stay in use while the files hold no usable ones.
+    """
     providers: dict[str, Provider] = {}
     for tenant in document.tenants.values():
         for name, use in tenant.providers.items():
             if use.enabled and name not in providers:
                 spec = document.providers.get(name, ProviderSpec())
-                providers[name] = _provider(name, spec, environ, read_file)
+                before = former[name].tls if name in former else None
+                tls, trouble = certificates(spec.tls, read_file, judge_tls, before) if spec.tls else (None, None)
+                providers[name] = _provider(name, spec, environ, read_file, tls, trouble)
     return Snapshot(
         hash=policy,
         tenants=MappingProxyType(
@@ -73,7 +84,14 @@ def compile_policy(document: PolicyDocument, policy: str, environ: Mapping[str, 
     )
 
 
-def _provider(name: str, spec: ProviderSpec, environ: Mapping[str, str], read_file: ReadFile) -> Provider:
+def _provider(
+    name: str,
+    spec: ProviderSpec,
+    environ: Mapping[str, str],
+    read_file: ReadFile,
+    tls: TlsFiles | None,
+    tls_trouble: str | None,
+) -> Provider:
     to = reach(name, spec)
     address, trouble = to.base_url or "", None
     if to.wire == "litellm":
@@ -88,7 +106,6 @@ def _provider(name: str, spec: ProviderSpec, environ: Mapping[str, str], read_fi
         secret, secret_trouble = endpoints[0].api_key, _none_left(endpoints)
     else:
         secret, secret_trouble = _secret(to.api_key, environ, read_file)
-    tls = TlsFiles(spec.tls.ca, spec.tls.cert, spec.tls.key) if spec.tls else None
     retries, backoff = spec.retries, spec.retries.backoff
     return Provider(
         name=name,
@@ -101,9 +118,10 @@ def _provider(name: str, spec: ProviderSpec, environ: Mapping[str, str], read_fi
         breaker=BreakerRule(spec.breaker.failures, spec.breaker.window, spec.breaker.open_for),
         tls=tls,
         allow_hosts=allow_hosts,
-        misconfigured=trouble or secret_trouble or _tls_trouble(tls, read_file),
+        misconfigured=trouble or secret_trouble or tls_trouble,
         endpoints=endpoints,
         hedge_after=spec.hedge.after if spec.hedge else None,
+        public_only=bool(address) and not _named(spec, to, _bracketed_host(address), allow_hosts),
     )
 
 
@@ -135,6 +153,11 @@ def _bracketed_host(address: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
+def _named(spec: ProviderSpec, to: Reach, host: str, allow_hosts: Sequence[str]) -> bool:
+    """Whether the policy itself names `host`; the built-in `localhost` is named by the provider's name."""
+    return bool(spec.base_url or spec.endpoints or host in allow_hosts or (to.base_url and host == "localhost"))
+
+
 def _secret(ref: SecretRef | None, environ: Mapping[str, str], read_file: ReadFile) -> tuple[Secret | None, str | None]:
     """The secret, or what is wrong with it. White space around it, such as a file's last newline, is not part of it."""
     if ref is None:
@@ -157,18 +180,6 @@ def _secret(ref: SecretRef | None, environ: Mapping[str, str], read_file: ReadFi
     if not value.isascii() or not value.isprintable() or " " in value:
         return None, f"{place} holds characters that no key has"
     return Secret(value), None
-
-
-def _tls_trouble(tls: TlsFiles | None, read_file: ReadFile) -> str | None:
-    """Why a certificate cannot be used: an upstream must not be called without the one that the policy asks for."""
-    if tls is not None:
-        for what, path in (("ca", tls.ca), ("cert", tls.cert), ("key", tls.key)):
-            if path is not None:
-                try:
-                    read_file(path)
-                except (OSError, UnicodeDecodeError):
-                    return f"tls.{what} file {path} cannot be read"
-    return None
 
 
 def _tenant(
@@ -321,12 +332,15 @@ def _warnings(document: PolicyDocument, providers: Mapping[str, Provider]) -> It
 
 
 def _provider_warnings(provider: Provider) -> Iterator[str]:
+    place = f"providers.{provider.name}"
     if provider.misconfigured:
-        yield f"providers.{provider.name}: {provider.misconfigured}; calls to it fail over"
+        yield f"{place}: {provider.misconfigured}; calls to it fail over"
         return
+    if provider.tls and provider.tls.stale:
+        yield f"{place}: {provider.tls.stale}; what these files held before stays in use"
     for index, endpoint in enumerate(provider.endpoints):
         if endpoint.misconfigured:
-            yield f"providers.{provider.name}.endpoints[{index}]: {endpoint.misconfigured}; it is left out"
+            yield f"{place}.endpoints[{index}]: {endpoint.misconfigured}; it is left out"
 
 
 def _tenant_warnings(name: str, tenant: TenantSpec) -> Iterator[str]:

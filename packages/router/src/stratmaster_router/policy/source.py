@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from stratmaster_router.domain.routing import Provider
+from stratmaster_router.policy.certificates import TlsTrouble
 from stratmaster_router.policy.compile import compile_policy, content_hash
 from stratmaster_router.policy.parse import decode, parse
 from stratmaster_router.policy.problems import PolicyInvalid, Problem
@@ -47,20 +49,22 @@ _Content = bytes | str
 class PolicySource:
     """One policy file. `snapshot` is the policy in force: one reference, replaced whole.
 
-    `refresh` is called by one thread at a time; `snapshot` may be read by any.
+    `refresh` is called by one thread at a time; `snapshot` may be read by any. `judge_tls` says what is wrong with
+    certificate files.
     Raises PolicyInvalid when the file cannot take effect at the start.
     """
 
-    def __init__(self, path: str | os.PathLike[str], environ: Mapping[str, str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], environ: Mapping[str, str], judge_tls: TlsTrouble) -> None:
         self._path = Path(path)
         self._environ = environ
+        self._judge_tls = judge_tls
         content = _read(self._path)
         self._document = _document(content)
         self._hash = content_hash(content if isinstance(content, bytes) else b"")
         self._tried = content
         self._files: dict[str, _Content] = {}
         self._pending: tuple[_Content, dict[str, _Content]] | None = None
-        self.snapshot = self._compiled({})
+        self.snapshot = self._compiled({}, {})
 
     def refresh(self) -> Reloaded | Unchanged | Failed:
         """Looks at the files again; blocks on them, so call it in a thread.
@@ -86,10 +90,10 @@ class PolicySource:
                 return Failed(invalid.problems)
             self._hash = content_hash(content if isinstance(content, bytes) else b"")
             changed.insert(0, str(self._path))
-        self.snapshot = self._compiled(files)
+        self.snapshot = self._compiled(files, self.snapshot.providers)
         return Reloaded(self.snapshot, tuple(changed))
 
-    def _compiled(self, files: Mapping[str, _Content]) -> Snapshot:
+    def _compiled(self, files: Mapping[str, _Content], former: Mapping[str, Provider]) -> Snapshot:
         """The document with its secrets, taken from `files` as far as they were read already."""
         used: dict[str, _Content] = {}
 
@@ -99,7 +103,7 @@ class PolicySource:
                 raise OSError(0, held)
             return held.decode()
 
-        snapshot = compile_policy(self._document, self._hash, self._environ, read_file)
+        snapshot = compile_policy(self._document, self._hash, self._environ, read_file, self._judge_tls, former)
         self._files = used
         return snapshot
 

@@ -15,6 +15,7 @@ from time import monotonic
 
 import aiohttp
 from aiohttp import ClientRequest, ClientTimeout, StreamReader, TCPConnector
+from aiohttp.abc import AbstractResolver
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.client_reqrep import RequestInfo
 from aiohttp.connector import Connection
@@ -24,8 +25,9 @@ from multidict import CIMultiDictProxy
 from yarl import URL
 
 from stratmaster_router.domain.routing import Endpoint, Provider, ProviderEndpoint, Secret
+from stratmaster_router.upstream.egress import Egress
 from stratmaster_router.upstream.health import Health
-from stratmaster_router.upstream.tls import upstream_context
+from stratmaster_router.upstream.tls import TlsUnusable, upstream_context
 
 # A connection that the upstream has closed is noticed before it is used; this only bounds how long idle ones are kept.
 _KEEPALIVE = 50.0
@@ -87,7 +89,9 @@ def _drop(connection: Connection) -> None:
 class UpstreamClient:
     """Sends requests to one endpoint of a provider."""
 
-    def __init__(self, provider: Provider, to: ProviderEndpoint, *, trust_env: bool) -> None:
+    def __init__(
+        self, provider: Provider, to: ProviderEndpoint, *, trust_env: bool, resolver: AbstractResolver | None
+    ) -> None:
         """Raises `Misconfigured`; needs a running loop."""
         self._weight = to.weight
         self._parked_until = 0.0
@@ -96,19 +100,30 @@ class UpstreamClient:
         if base.startswith("https:"):
             try:
                 context = upstream_context(provider.tls)
-            except (OSError, ssl.SSLError) as error:
-                raise Misconfigured(f"its TLS files cannot be used: {error}") from error
-        self._connector = TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE, ssl=context)
+            except TlsUnusable as error:
+                raise Misconfigured(str(error)) from error
+        egress = Egress(provider, base)
+        if not egress.allows_host:
+            raise Misconfigured("its host is not in egress.allow_hosts")
+        self._requests = {
+            endpoint: _request(URL(f"{base}/{endpoint.value}"), to.api_key, trust_env=trust_env)
+            for endpoint in Endpoint
+        }
+        # A proxy is the operator's own, wherever it is, and finds the address of the upstream itself.
+        proxied = any(request.proxy for request in self._requests.values())
+        self._connector = TCPConnector(
+            limit=0,
+            keepalive_timeout=_KEEPALIVE,
+            ssl=context,
+            resolver=resolver,
+            socket_factory=None if proxied else egress.open_socket,
+        )
         # The factory is declared as making the base class, and a partial is not covariant.
         self._connector._factory = functools.partial(  # type: ignore[assignment]
             _Handler, loop=asyncio.get_running_loop()
         )
         # Only a new connection is timed here; the other phases are the watchdog's, which costs less.
         self._timeout = ClientTimeout(total=None, sock_connect=provider.timeouts.connect)
-        self._requests = {
-            endpoint: _request(URL(f"{base}/{endpoint.value}"), to.api_key, trust_env=trust_env)
-            for endpoint in Endpoint
-        }
         self._heads = {endpoint: _head(request) for endpoint, request in self._requests.items()}
 
     @property
@@ -211,14 +226,14 @@ def _info(request: ClientRequest) -> RequestInfo:
 class Pool:
     """The clients of one provider, one for each of its endpoints that can be called."""
 
-    def __init__(self, provider: Provider, *, trust_env: bool) -> None:
+    def __init__(self, provider: Provider, *, trust_env: bool, resolver: AbstractResolver | None) -> None:
         """Raises `Misconfigured`."""
         if provider.misconfigured is not None:
             raise Misconfigured(provider.misconfigured)
         self.provider = provider
         endpoints = provider.endpoints or (ProviderEndpoint(provider.base_url, provider.api_key),)
         usable = [to for to in endpoints if to.misconfigured is None]
-        self.clients = [UpstreamClient(provider, to, trust_env=trust_env) for to in usable]
+        self.clients = [UpstreamClient(provider, to, trust_env=trust_env, resolver=resolver) for to in usable]
         self._weights = [to.weight for to in usable]
 
     def choose(self) -> UpstreamClient:
@@ -243,11 +258,15 @@ class Pool:
 
 
 class Upstreams:
-    """The clients of all providers, made when first needed and kept while the policy keeps their configuration."""
+    """The clients of all providers, made when first needed and kept while the policy keeps their configuration.
 
-    def __init__(self, *, trust_env: bool = False) -> None:
+    `resolver` finds the addresses of hosts; None for the system's.
+    """
+
+    def __init__(self, *, trust_env: bool = False, resolver: AbstractResolver | None = None) -> None:
         self.health = Health()
         self._trust_env = trust_env
+        self._resolver = resolver
         self._pools: dict[str, Pool] = {}
         self._retired: set[Pool] = set()
 
@@ -260,7 +279,7 @@ class Upstreams:
             if pool.provider == provider:
                 pool.provider = provider
                 return pool
-        fresh = Pool(provider, trust_env=self._trust_env)
+        fresh = Pool(provider, trust_env=self._trust_env, resolver=self._resolver)
         if pool is not None:
             self._retire(pool)
         self._pools[provider.name] = fresh

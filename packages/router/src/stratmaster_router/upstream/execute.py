@@ -19,8 +19,10 @@ from stratmaster_router.domain.routing import Decision, Endpoint, Hop
 from stratmaster_router.upstream.attempts import Attempt, Step, next_step, shortest_wait
 from stratmaster_router.upstream.breaker import Breaker
 from stratmaster_router.upstream.client import Misconfigured, UpstreamClient, UpstreamResponse, Upstreams
+from stratmaster_router.upstream.egress import EgressDenied
 from stratmaster_router.upstream.response import HopFailed, check_head, read_body
 from stratmaster_router.upstream.stream import NETWORK_FAILURES, UpstreamStream, forget_frames
+from stratmaster_router.upstream.tls import handshake_failed
 from stratmaster_router.upstream.trip import Exposure, Hold, HopRemoved, Reply, Trip
 from stratmaster_router.upstream.watch import PhaseExpired, Watch
 from stratmaster_router.wire.answer import BadAnswer, StreamReader, read_answer
@@ -30,7 +32,9 @@ BREAKER_OPEN = "breaker_open"
 CANCELLED = "cancelled"
 # A key that was refused is tried again after so long, where the provider has another meanwhile.
 _BAD_KEY = 60.0
-_UNREACHED = frozenset({"upstream_connect_failed", "upstream_connect_timeout"})
+_UNREACHED = frozenset(
+    {"upstream_connect_failed", "upstream_connect_timeout", "upstream_tls_failed", "upstream_egress_denied"}
+)
 
 
 _NOTHING, _INPUT, _ALL = Exposure
@@ -273,6 +277,8 @@ class _Walk(Struct):
             # Closing the connection is what cancels the request at the upstream.
             if response is not None:
                 response.close()
+            elif handshake_failed(failure):
+                leg.exposure = _NOTHING  # what was sent has not been read: no server does before the handshake's end
             raise _meaning(failure, response, watch) from None
 
 
@@ -312,6 +318,11 @@ def _meaning(failure: BaseException, response: UpstreamResponse | None, watch: W
         return HopFailed(failure.code, status)
     if isinstance(failure, aiohttp.ConnectionTimeoutError):
         return HopFailed("upstream_connect_timeout")
+    if response is None and handshake_failed(failure):
+        forget_frames(failure)
+        return HopFailed("upstream_tls_failed")
+    if isinstance(failure, aiohttp.ClientConnectorError) and isinstance(failure.os_error, EgressDenied):
+        return HopFailed("upstream_egress_denied")
     if isinstance(failure, (aiohttp.ClientConnectorError, UnicodeError)):  # a host name may not be encodable
         return HopFailed("upstream_connect_failed")
     if isinstance(failure, NETWORK_FAILURES):

@@ -2,11 +2,21 @@
 
 import errno
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pytest
 from stratmaster_router.domain.limits import Account, Metric, Window
 from stratmaster_router.domain.money import Price
-from stratmaster_router.domain.routing import BreakerRule, Hop, Provider, Retries, Secret, Timeouts, TlsFiles
+from stratmaster_router.domain.routing import (
+    BreakerRule,
+    Hop,
+    PemFile,
+    Provider,
+    Retries,
+    Secret,
+    Timeouts,
+    TlsFiles,
+)
 from stratmaster_router.policy.compile import compile_policy, content_hash
 from stratmaster_router.policy.parse import parse
 from stratmaster_router.policy.snapshot import Snapshot
@@ -14,8 +24,21 @@ from stratmaster_router.policy.snapshot import Snapshot
 BRIDGE = "served by the LiteLLM bridge, which this version does not start"
 
 
-def compiled(text: str, environ: Mapping[str, str] | None = None, files: Mapping[str, str] | None = None) -> Snapshot:
-    """The snapshot of a policy's text, with secrets from `environ` and `files`."""
+def unwhole(files: TlsFiles) -> str | None:
+    """Judge certificate files: each must hold `pem` and a number, and those of a pair the same."""
+    texts = [file.text for file in (files.ca, files.cert, files.key) if file is not None]
+    if not all(text.startswith("pem") for text in texts):
+        return "no pem"
+    return None if files.cert is None or files.key is None or files.cert.text == files.key.text else "no pair"
+
+
+def compiled(
+    text: str,
+    environ: Mapping[str, str] | None = None,
+    files: Mapping[str, str] | None = None,
+    former: Snapshot | None = None,
+) -> Snapshot:
+    """The snapshot of a policy's text, with secrets from `environ` and `files`, in the place of `former`."""
 
     def read_file(path: str) -> str:
         try:
@@ -23,7 +46,7 @@ def compiled(text: str, environ: Mapping[str, str] | None = None, files: Mapping
         except KeyError:
             raise FileNotFoundError(errno.ENOENT, "No such file or directory", path) from None
 
-    return compile_policy(parse(text), "hash", environ or {}, read_file)
+    return compile_policy(parse(text), "hash", environ or {}, read_file, unwhole, former.providers if former else {})
 
 
 def provider(spec: str, environ: Mapping[str, str] | None = None, files: Mapping[str, str] | None = None) -> Provider:
@@ -53,8 +76,9 @@ def listing(text: str) -> tuple[tuple[str, str], ...]:
 )
 def test_built_in_provider_needs_only_its_key(name: str, address: str, variable: str) -> None:
     """A well-known provider is reached with the key of its environment variable and nothing else written."""
-    assert provider(name, {variable: "k1"}) == Provider(name, "openai", address, Secret("k1"))
-    assert provider(name) == Provider(name, "openai", address, misconfigured=f"{variable} is not set")
+    keyed = Provider(name, "openai", address, Secret("k1"), public_only=True)
+    assert provider(name, {variable: "k1"}) == keyed
+    assert provider(name) == replace(keyed, api_key=None, misconfigured=f"{variable} is not set")
 
 
 @pytest.mark.parametrize(
@@ -78,7 +102,7 @@ def test_azure_is_reached_at_its_endpoint_variable(endpoint: str) -> None:
     """The address of azure is that of AZURE_OPENAI_ENDPOINT, with /openai/v1 once."""
     environ = {"AZURE_OPENAI_ENDPOINT": endpoint, "AZURE_OPENAI_API_KEY": "k"}
     assert provider("azure", environ) == Provider(
-        "azure", "openai", "https://r.openai.azure.com/openai/v1", Secret("k")
+        "azure", "openai", "https://r.openai.azure.com/openai/v1", Secret("k"), public_only=True
     )
 
 
@@ -116,7 +140,7 @@ def test_provider_entry_overrides_built_in_field_by_field() -> None:
     moved = provider("openai: {base_url: 'https://eu.api.openai.com/v1/'}", environ)
     assert moved == Provider("openai", "openai", "https://eu.api.openai.com/v1", Secret("k1"))
     rekeyed = provider("openai: {api_key: {env: OTHER}}", environ)
-    assert rekeyed == Provider("openai", "openai", "https://api.openai.com/v1", Secret("k2"))
+    assert rekeyed == Provider("openai", "openai", "https://api.openai.com/v1", Secret("k2"), public_only=True)
 
 
 def test_custom_provider_has_the_address_it_writes_and_no_key() -> None:
@@ -145,7 +169,7 @@ def test_every_field_of_a_provider_reaches_its_value() -> None:
         timeouts=Timeouts(1.0, 2.0, 3.0, 4.0),
         retries=Retries(2, ("429", "503", "connect"), 0.1, 0.2),
         breaker=BreakerRule(7, 8.0, 9.0),
-        tls=TlsFiles("/ca", "/crt", "/tls"),
+        tls=TlsFiles(PemFile("/ca", "pem"), PemFile("/crt", "pem"), PemFile("/tls", "pem")),
         allow_hosts=("h",),
     )
 
@@ -185,7 +209,78 @@ def test_secret_does_not_show_in_a_snapshot() -> None:
 def test_missing_certificate_makes_its_provider_misconfigured() -> None:
     """An upstream that must see a client certificate is never called without it."""
     found = provider("openai: {tls: {cert: /crt, key: /tls}}", {"OPENAI_API_KEY": "k"}, {"/crt": "pem"})
-    assert found.misconfigured == "tls.key file /tls cannot be read"
+    assert (found.tls, found.misconfigured) == (None, "tls.key file /tls cannot be read")
+
+
+TLS = """
+providers: {vllm: {base_url: "https://h/v1", tls: {cert: /crt, key: /tls}}}
+tenants: {acme: {providers: {vllm: {models: {t: {default: m}}}}}}
+"""
+PAIR = TlsFiles(cert=PemFile("/crt", "pem 1"), key=PemFile("/tls", "pem 1"))
+HALVES = [
+    ({"/crt": "pem 2", "/tls": "pem 1"}, "no pair"),
+    ({"/crt": "pem 2", "/tls": ""}, "no pem"),
+    ({"/crt": "pem 2"}, "tls.key file /tls cannot be read"),
+    ({}, "tls.cert file /crt cannot be read"),
+]
+
+
+@pytest.mark.parametrize(("files", "trouble"), HALVES)
+def test_certificates_that_do_not_fit_leave_the_former_ones(files: Mapping[str, str], trouble: str) -> None:
+    """Whoever rotates a pair writes one file first: the last good pair stays, and a warning says why."""
+    good = compiled(TLS, files={"/crt": "pem 1", "/tls": "pem 1"})
+    half = compiled(TLS, files=files, former=good)
+    still = compiled(TLS, files=files, former=half)
+    whole = compiled(TLS, files={"/crt": "pem 2", "/tls": "pem 2"}, former=still)
+
+    for snapshot in (half, still):
+        assert snapshot.providers["vllm"] == good.providers["vllm"]
+        assert snapshot.providers["vllm"].tls == PAIR
+        assert snapshot.warnings == (f"providers.vllm: {trouble}; what these files held before stays in use",)
+    assert whole.providers["vllm"].tls == TlsFiles(cert=PemFile("/crt", "pem 2"), key=PemFile("/tls", "pem 2"))
+    assert (good.warnings, whole.warnings) == ((), ())
+
+
+@pytest.mark.parametrize(("files", "trouble"), HALVES)
+def test_certificates_that_were_never_good_make_their_provider_misconfigured(
+    files: Mapping[str, str], trouble: str
+) -> None:
+    """What other files held is no substitute either: the policy asks for these."""
+    elsewhere = compiled(TLS.replace("/crt", "/old"), files={"/old": "pem 1", "/tls": "pem 1"})
+    for former in (None, elsewhere):
+        snapshot = compiled(TLS, files=files, former=former)
+        assert (snapshot.providers["vllm"].tls, snapshot.providers["vllm"].misconfigured) == (None, trouble)
+        assert snapshot.warnings == (f"providers.vllm: {trouble}; calls to it fail over",)
+
+
+NAMED = [
+    ("openai", {}, True),
+    ("openai: {egress: {allow_hosts: [API.openai.com]}}", {}, False),
+    ("openai: {base_url: 'https://api.openai.com/v1'}", {}, False),
+    ("openai: {endpoints: [{base_url: 'https://a/v1'}, {base_url: 'https://b/v1'}]}", {}, False),
+    ("own: {base_url: 'http://10.1.2.3/v1'}", {}, False),
+    ("ollama", {}, False),
+    ("vllm", {}, False),
+    ("azure", {}, False),
+    ("azure", {"AZURE_OPENAI_ENDPOINT": "https://r.openai.azure.com"}, True),
+    ("azure", {"AZURE_OPENAI_ENDPOINT": "http://localhost:1"}, True),
+    ("azure", {"AZURE_OPENAI_ENDPOINT": "http://[::1]:1"}, True),
+    (
+        "azure: {egress: {allow_hosts: [r.openai.azure.com]}}",
+        {"AZURE_OPENAI_ENDPOINT": "https://R.openai.azure.com"},
+        False,
+    ),
+    ("azure: {egress: {allow_hosts: ['[::1]']}}", {"AZURE_OPENAI_ENDPOINT": "http://[::1]:1"}, False),
+    ("anthropic", {}, False),
+]
+
+
+@pytest.mark.parametrize(("spec", "environ", "public_only"), NAMED)
+def test_host_that_the_policy_does_not_name_must_be_public(
+    spec: str, environ: Mapping[str, str], public_only: bool
+) -> None:
+    """Built-in addresses and those from a variable; what the policy writes itself may be anywhere."""
+    assert provider(spec, environ).public_only is public_only
 
 
 def test_litellm_provider_is_misconfigured_for_want_of_the_bridge() -> None:

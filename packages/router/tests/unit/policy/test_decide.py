@@ -7,6 +7,7 @@ from stratmaster_router.policy.compile import compile_policy
 from stratmaster_router.policy.decide import decide
 from stratmaster_router.policy.parse import parse
 from stratmaster_router.policy.snapshot import Snapshot
+from stratmaster_router.upstream.tls import tls_trouble
 
 DISABLED = "the policy disables this provider for the tenant"
 RAW_DOCS = "the request carries raw documents and send_raw_docs is false"
@@ -52,7 +53,9 @@ PRICES = {"gpt-4.1": GPT_41, "gpt-4o-mini": GPT_4O_MINI, "openai/gpt-4o-mini": G
 @pytest.fixture(scope="module")
 def snapshot() -> Snapshot:
     """The policy above, compiled."""
-    return compile_policy(parse(POLICY), "0123456789ab", {"OPENAI_API_KEY": "k", "OPENROUTER_API_KEY": "k"}, str)
+    return compile_policy(
+        parse(POLICY), "0123456789ab", {"OPENAI_API_KEY": "k", "OPENROUTER_API_KEY": "k"}, str, tls_trouble
+    )
 
 
 def hop(snapshot: Snapshot, provider: str, model: str) -> Hop:
@@ -220,7 +223,7 @@ def test_each_provider_has_its_own_limit() -> None:
           openai: {models: {t: {default: m}}, privacy: {max_snippet_chars: 5}}
           groq: {models: {t: {default: m}}, privacy: {max_snippet_chars: 7}}
     """
-    snapshot = compile_policy(parse(text), "hash", {}, str)
+    snapshot = compile_policy(parse(text), "hash", {}, str, tls_trouble)
 
     def reached(longest_text: int) -> list[str]:
         return [hop.provider.name for hop in decide(snapshot, ACME, ask("t", longest_text=longest_text)).hops]

@@ -7,6 +7,10 @@ import pytest
 from stratmaster_router.policy.compile import content_hash
 from stratmaster_router.policy.problems import PolicyInvalid, Problem
 from stratmaster_router.policy.source import Failed, PolicySource, Reloaded, Unchanged
+from stratmaster_router.upstream.tls import tls_trouble
+from support.certificates import chain
+from support.certificates import key as private_key
+from trustme import CA
 
 ENVIRON = {"OPENAI_API_KEY": "k"}
 
@@ -34,6 +38,15 @@ def key(source: PolicySource) -> str | None:
     return provider.api_key.value if provider.api_key else provider.misconfigured
 
 
+def tls_of(source: PolicySource) -> tuple[str, str]:
+    """The certificate and the key that openai is shown."""
+    files = source.snapshot.providers["openai"].tls
+    assert files is not None
+    assert files.cert is not None
+    assert files.key is not None
+    return files.cert.text, files.key.text
+
+
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     """A policy file that serves the model m1."""
@@ -44,7 +57,7 @@ def file(tmp_path: Path) -> Path:
 
 def test_first_load_gives_the_snapshot_of_the_file(file: Path) -> None:
     """A source has a policy from the start, known by the hash of the file's bytes."""
-    source = PolicySource(file, ENVIRON)
+    source = PolicySource(file, ENVIRON, tls_trouble)
     assert (source.snapshot.hash, served(source)) == (content_hash(file.read_bytes()), "m1")
 
 
@@ -52,7 +65,7 @@ def test_first_load_of_an_invalid_file_raises_all_problems(file: Path) -> None:
     """A router does not start without a valid policy."""
     file.write_text("tenants: 1\nversion: 2\n")
     with pytest.raises(PolicyInvalid) as caught:
-        PolicySource(file, ENVIRON)
+        PolicySource(file, ENVIRON, tls_trouble)
     assert caught.value.problems == (
         Problem("tenants", 1, "expected a mapping, got the number 1"),
         Problem("version", 2, "expected 1, the only version, got the number 2"),
@@ -62,7 +75,7 @@ def test_first_load_of_an_invalid_file_raises_all_problems(file: Path) -> None:
 def test_first_load_of_a_missing_file_raises(tmp_path: Path) -> None:
     """A file that is not there is a problem like any other."""
     with pytest.raises(PolicyInvalid) as caught:
-        PolicySource(tmp_path / "none.yaml", ENVIRON)
+        PolicySource(tmp_path / "none.yaml", ENVIRON, tls_trouble)
     assert caught.value.problems == (Problem("", 1, "the policy file cannot be read: No such file or directory"),)
 
 
@@ -75,13 +88,13 @@ def test_first_load_of_something_else_than_a_file_raises_at_once(tmp_path: Path,
     else:
         os.mkfifo(path)
     with pytest.raises(PolicyInvalid) as caught:
-        PolicySource(path, ENVIRON)
+        PolicySource(path, ENVIRON, tls_trouble)
     assert caught.value.problems == (Problem("", 1, "the policy file cannot be read: not a regular file"),)
 
 
 def test_unchanged_file_keeps_the_same_snapshot(file: Path) -> None:
     """Polling an unchanged file changes nothing, not even the reference; a touch is no change."""
-    source = PolicySource(file, ENVIRON)
+    source = PolicySource(file, ENVIRON, tls_trouble)
     before = source.snapshot
     file.touch()
     assert [source.refresh() for _ in range(3)] == [Unchanged()] * 3
@@ -90,7 +103,7 @@ def test_unchanged_file_keeps_the_same_snapshot(file: Path) -> None:
 
 def test_rewritten_file_takes_effect_on_the_second_poll(file: Path) -> None:
     """A change in place is taken once it is seen twice; the old snapshot stays whole for requests under way."""
-    source = PolicySource(file, ENVIRON)
+    source = PolicySource(file, ENVIRON, tls_trouble)
     before = source.snapshot
     file.write_text(policy("m2"))
     assert settled(source) == Reloaded(source.snapshot, (str(file),))
@@ -101,7 +114,7 @@ def test_rewritten_file_takes_effect_on_the_second_poll(file: Path) -> None:
 
 def test_file_that_is_still_being_written_is_not_taken(file: Path) -> None:
     """A half-written file can be a valid policy that lacks its last tenants, so one look is not enough."""
-    source = PolicySource(file, ENVIRON)
+    source = PolicySource(file, ENVIRON, tls_trouble)
     whole = policy("m2") + "version: 1\n"
     for end in (len(whole) - 11, len(whole) - 5, len(whole)):
         file.write_text(whole[:end])
@@ -113,7 +126,7 @@ def test_file_that_is_still_being_written_is_not_taken(file: Path) -> None:
 
 def test_file_put_back_between_polls_is_no_change(file: Path) -> None:
     """A change that is taken back before it was seen twice never happened."""
-    source = PolicySource(file, ENVIRON)
+    source = PolicySource(file, ENVIRON, tls_trouble)
     file.write_text(policy("m2"))
     assert source.refresh() == Unchanged()
     file.write_text(policy("m1"))
@@ -123,7 +136,7 @@ def test_file_put_back_between_polls_is_no_change(file: Path) -> None:
 
 def test_replaced_file_takes_effect(file: Path, tmp_path: Path) -> None:
     """An editor or a deployment that renames a new file over the old one is seen, whatever its time stamps say."""
-    source = PolicySource(file, ENVIRON)
+    source = PolicySource(file, ENVIRON, tls_trouble)
     times = file.stat()
     new = tmp_path / "new"
     new.write_text(policy("m2"))
@@ -145,7 +158,7 @@ def test_config_map_swap_takes_effect(tmp_path: Path) -> None:
     (volume / "..data").symlink_to("..1")
     for name in ("policy.yaml", "key"):
         (volume / name).symlink_to(f"..data/{name}")
-    source = PolicySource(volume / "policy.yaml", {})
+    source = PolicySource(volume / "policy.yaml", {}, tls_trouble)
     assert (served(source), key(source)) == ("m1", "key-1")
 
     (volume / "..data_tmp").symlink_to("..2")
@@ -160,7 +173,7 @@ def test_rotated_secret_takes_effect_under_the_same_hash(file: Path, tmp_path: P
     key_file = tmp_path / "key"
     key_file.write_text("old")
     file.write_text(policy("m1", key_file))
-    source = PolicySource(file, {})
+    source = PolicySource(file, {}, tls_trouble)
     before = source.snapshot
     key_file.write_text("new\n")
     assert settled(source) == Reloaded(source.snapshot, (str(key_file),))
@@ -173,7 +186,7 @@ def test_secret_that_comes_and_goes_is_followed(file: Path, tmp_path: Path) -> N
     """A provider is misconfigured while its secret file is missing, and well again once it is there."""
     key_file = tmp_path / "key"
     file.write_text(policy("m1", key_file))
-    source = PolicySource(file, {})
+    source = PolicySource(file, {}, tls_trouble)
     missing = f"secret file {key_file} cannot be read (No such file or directory)"
     assert key(source) == missing
     key_file.write_text("k")
@@ -188,21 +201,31 @@ def test_secret_that_comes_and_goes_is_followed(file: Path, tmp_path: Path) -> N
 
 
 def test_rotated_certificate_takes_effect(file: Path, tmp_path: Path) -> None:
-    """Certificate files are watched as secrets are."""
-    for name in ("crt", "key"):
-        (tmp_path / name).write_text("pem 1")
+    """Certificate files are watched as secrets are; the old pair stays until both of the new one are there."""
+    authority = CA()
+    old, new = authority.issue_cert("old.example"), authority.issue_cert("new.example")
+    (tmp_path / "crt").write_text(chain(old))
+    (tmp_path / "key").write_text(private_key(old))
     tls = f"providers: {{openai: {{tls: {{cert: {tmp_path}/crt, key: {tmp_path}/key}}}}}}\n"
     file.write_text(tls + policy("m1"))
-    source = PolicySource(file, ENVIRON)
-    before = source.snapshot
-    (tmp_path / "crt").write_text("pem 2")
+    source = PolicySource(file, ENVIRON, tls_trouble)
+    assert tls_of(source) == (chain(old), private_key(old))
+
+    (tmp_path / "crt").write_text(chain(new))
     assert settled(source) == Reloaded(source.snapshot, (f"{tmp_path}/crt",))
-    assert source.snapshot is not before
+    assert tls_of(source) == (chain(old), private_key(old))
+    pair = f"tls.cert file {tmp_path}/crt and tls.key file {tmp_path}/key do not belong together"
+    assert list(source.snapshot.warnings) == [f"providers.openai: {pair}; what these files held before stays in use"]
+
+    (tmp_path / "key").write_text(private_key(new))
+    assert settled(source) == Reloaded(source.snapshot, (f"{tmp_path}/key",))
+    assert tls_of(source) == (chain(new), private_key(new))
+    assert not source.snapshot.warnings
 
 
 def test_invalid_change_keeps_the_last_good_policy_and_fails_once(file: Path) -> None:
     """A bad change is reported once, and the policy in force stays the same object."""
-    source = PolicySource(file, ENVIRON)
+    source = PolicySource(file, ENVIRON, tls_trouble)
     before = source.snapshot
     file.write_text("tenants: 1\n")
     assert settled(source) == Failed((Problem("tenants", 1, "expected a mapping, got the number 1"),))
@@ -212,7 +235,7 @@ def test_invalid_change_keeps_the_last_good_policy_and_fails_once(file: Path) ->
 
 def test_each_distinct_invalid_content_fails_once(file: Path) -> None:
     """Another bad change is another failure."""
-    source = PolicySource(file, ENVIRON)
+    source = PolicySource(file, ENVIRON, tls_trouble)
     for content in ("tenants: 1\n", "tenants: 2\n"):
         file.write_text(content)
         assert isinstance(settled(source), Failed)
@@ -221,7 +244,7 @@ def test_each_distinct_invalid_content_fails_once(file: Path) -> None:
 
 def test_change_back_to_the_last_good_content_is_a_reload(file: Path) -> None:
     """When a failure ends, one learns of it, though the policy in force is the same."""
-    source = PolicySource(file, ENVIRON)
+    source = PolicySource(file, ENVIRON, tls_trouble)
     file.write_text("tenants: 1\n")
     assert isinstance(settled(source), Failed)
     file.write_text(policy("m1"))
@@ -234,7 +257,7 @@ def test_secret_rotates_while_the_policy_file_is_invalid(file: Path, tmp_path: P
     key_file = tmp_path / "key"
     key_file.write_text("old")
     file.write_text(policy("m1", key_file))
-    source = PolicySource(file, {})
+    source = PolicySource(file, {}, tls_trouble)
     good = source.snapshot.hash
     file.write_text("tenants: 1\n")
     key_file.write_text("new")
@@ -246,7 +269,7 @@ def test_secret_rotates_while_the_policy_file_is_invalid(file: Path, tmp_path: P
 
 def test_vanished_file_keeps_the_last_good_policy_until_it_returns(file: Path) -> None:
     """A file that goes away is a failure, once; its return with another content is a reload."""
-    source = PolicySource(file, ENVIRON)
+    source = PolicySource(file, ENVIRON, tls_trouble)
     file.unlink()
     gone = Failed((Problem("", 1, "the policy file cannot be read: No such file or directory"),))
     assert settled(source) == gone
@@ -259,7 +282,7 @@ def test_vanished_file_keeps_the_last_good_policy_until_it_returns(file: Path) -
 
 def test_file_missing_for_one_poll_only_is_no_failure(file: Path) -> None:
     """Whoever removes a file to write it anew leaves a gap, which is not reported."""
-    source = PolicySource(file, ENVIRON)
+    source = PolicySource(file, ENVIRON, tls_trouble)
     file.unlink()
     assert source.refresh() == Unchanged()
     file.write_text(policy("m2"))
@@ -268,7 +291,7 @@ def test_file_missing_for_one_poll_only_is_no_failure(file: Path) -> None:
 
 def test_file_that_is_not_text_is_a_failure(file: Path) -> None:
     """Bytes that are no UTF-8 are refused as any other invalid content."""
-    source = PolicySource(file, ENVIRON)
+    source = PolicySource(file, ENVIRON, tls_trouble)
     file.write_bytes(b"\xff\xfe")
     assert settled(source) == Failed((Problem("", 1, "not UTF-8: byte 0xff"),))
 
@@ -279,7 +302,7 @@ def test_new_policy_with_other_secrets_watches_those(file: Path, tmp_path: Path)
     one.write_text("k1")
     two.write_text("k2")
     file.write_text(policy("m1", one))
-    source = PolicySource(file, {})
+    source = PolicySource(file, {}, tls_trouble)
     file.write_text(policy("m1", two))
     assert settled(source) == Reloaded(source.snapshot, (str(file),))
     assert key(source) == "k2"

@@ -1,16 +1,11 @@
 """The clients of all providers: kept while their configuration stays, replaced when it changes."""
 
 import dataclasses
-import shutil
-import ssl
-import subprocess
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
-from stratmaster_router.domain.routing import Endpoint, Provider, Secret, Timeouts, TlsFiles
+from stratmaster_router.domain.routing import Endpoint, PemFile, Provider, Secret, Timeouts, TlsFiles
 from stratmaster_router.upstream.client import Misconfigured, UpstreamClient, UpstreamResponse, Upstreams
-from stratmaster_router.upstream.tls import upstream_context
 from support.scripted import Exchange, Scripted, running_scripted
 
 PROVIDER = Provider("first", "openai", "http://127.0.0.1:9/v1", Secret("sk-upstream"))
@@ -92,43 +87,21 @@ async def test_client_stays_in_use_until_its_provider_can_be_called_again(upstre
     assert upstreams.pool(PROVIDER) is pool
 
 
-TLS_FILES = [
-    ({"ca": "{folder}/not-there.pem"}, "No such file or directory"),
-    ({"ca": "{folder}/text.pem"}, "NO_CERTIFICATE_OR_CRL_FOUND|no certificate or crl found"),
-    ({"cert": "{folder}/not-there.pem"}, "No such file or directory"),
-    ({"cert": "{folder}/text.pem"}, "PEM"),
-]
+async def test_certificate_that_cannot_be_used_is_never_left_out(upstreams: Upstreams) -> None:
+    """Broken TLS files fail the hop; the call is never made without them."""
+    provider = dataclasses.replace(PROVIDER, base_url="https://127.0.0.1:9/v1", tls=TlsFiles(PemFile("/ca", "none")))
+
+    with pytest.raises(Misconfigured, match=r"^tls\.ca file /ca holds no certificates, or not whole ones$"):
+        upstreams.pool(provider)
 
 
-@pytest.mark.parametrize(("files", "problem"), TLS_FILES)
-async def test_certificate_that_cannot_be_used_is_never_left_out(
-    upstreams: Upstreams, tmp_path: Path, files: dict[str, str], problem: str
-) -> None:
-    """A missing or broken TLS file fails the hop; the call is never made without it."""
-    (tmp_path / "text.pem").write_text("not a certificate\n")
-    tls = TlsFiles(**{name: path.format(folder=tmp_path) for name, path in files.items()})
+async def test_host_outside_the_allowed_ones_is_not_called(upstreams: Upstreams) -> None:
+    """Policy has seen to it before; the client does not rely on that."""
+    allowed = dataclasses.replace(PROVIDER, base_url="http://[::1]:9/v1", allow_hosts=("api.example", "[::1]"))
 
-    with pytest.raises(Misconfigured, match=rf"^its TLS files cannot be used: .*({problem})"):
-        upstreams.pool(dataclasses.replace(PROVIDER, base_url="https://127.0.0.1:9/v1", tls=tls))
-
-
-def test_upstreams_are_verified() -> None:
-    """With and without files of its own a provider's certificate and name are checked."""
-    for files in (None, TlsFiles()):
-        context = upstream_context(files)
-        assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, True)
-
-
-@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificate")
-def test_own_authority_is_the_only_one(tmp_path: Path) -> None:
-    """A provider's own CA takes the place of the system's."""
-    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj /CN=ours"
-    made = [*command.split(), "-keyout", str(tmp_path / "key.pem"), "-out", str(tmp_path / "ca.pem")]
-    subprocess.run(made, check=True, capture_output=True, timeout=30)
-
-    context = upstream_context(TlsFiles(str(tmp_path / "ca.pem"), str(tmp_path / "ca.pem"), str(tmp_path / "key.pem")))
-
-    assert [dict(pair[0] for pair in ca["subject"])["commonName"] for ca in context.get_ca_certs()] == ["ours"]  # type: ignore[misc]  # typeshed knows no shape here
+    assert upstreams.pool(allowed).provider is allowed
+    with pytest.raises(Misconfigured, match=r"^its host is not in egress\.allow_hosts$"):
+        upstreams.pool(dataclasses.replace(PROVIDER, allow_hosts=("api.example", "[::1]")))
 
 
 def answer(exchange: Exchange) -> None:
