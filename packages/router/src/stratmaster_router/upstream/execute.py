@@ -12,6 +12,7 @@ from stratmaster_router.domain.errors import (
     AllProvidersUnavailable,
     ClientDisconnected,
     DeadlineExceeded,
+    Draining,
     RouterError,
     StreamBroken,
     UpstreamRejected,
@@ -106,8 +107,8 @@ async def execute(
     """Try the hops of `decision` in order, noting each attempt in `trip`.
 
     Raises `UpstreamRejected` (the request is wrong), `AllProvidersUnavailable` (the plan is exhausted),
-    `DeadlineExceeded`, `ClientDisconnected`, what `admit` raises, and where limits left no hop to try the refusal of
-    the one that has room soonest.
+    `DeadlineExceeded`, `Draining`, `ClientDisconnected`, what `admit` raises, and where limits left no hop to try the
+    refusal of the one that has room soonest.
     """
     removed: HopRemoved | None = None
     while True:
@@ -134,6 +135,9 @@ async def execute(
             raise
         except DeadlineExceeded:
             trip.record(hop, began, None, "deadline_exceeded")
+            raise
+        except Draining:
+            trip.record(hop, began, None, "draining")
             raise
         except ClientDisconnected:
             trip.record(hop, began, None, "client_disconnected")
