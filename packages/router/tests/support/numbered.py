@@ -40,7 +40,7 @@ def stream_of(number: int, *, usage: bool) -> bytes:
 
 async def _serve(opened: asyncio.Event, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     try:
-        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
             while True:
                 head = (await reader.readuntil(b"\r\n\r\n")).lower()
                 length = int(head.partition(b"content-length:")[2].split(b"\r\n")[0])
@@ -62,7 +62,7 @@ async def _serve(opened: asyncio.Event, reader: asyncio.StreamReader, writer: as
                 writer.write(b"0\r\n\r\n")
                 await writer.drain()
     finally:
-        writer.transport.abort()  # also where it was cancelled while it stood still
+        writer.transport.abort()
 
 
 @contextlib.contextmanager
