@@ -7,10 +7,8 @@ import os
 import signal
 import socket
 import sys
-import threading
 from collections.abc import AsyncIterator, Callable
 from secrets import token_hex
-from types import FrameType
 from typing import Any
 
 import structlog
@@ -22,6 +20,7 @@ from starlette.routing import Route
 
 from stratmaster_router import __version__
 from stratmaster_router.api.document import complete_document
+from stratmaster_router.api.drain import Drain
 from stratmaster_router.api.errors import error_body, error_headers, wire_error
 from stratmaster_router.api.guard import Guard
 from stratmaster_router.api.models import model_routes
@@ -64,7 +63,6 @@ class Router:
 
     def __init__(self, settings: Settings) -> None:
         """Raises `PolicyInvalid`, and OSError where a file or folder of the settings cannot be read."""
-        self.draining = False
         self._body_timeout = settings.body_timeout
         self._shares_metrics = settings.metrics_dir is not None
         self._supervisor = os.getppid() if settings.workers > 1 else None
@@ -74,6 +72,9 @@ class Router:
         self._access_log = AccessLog(settings.access_log)
         self._upstreams = Upstreams(trust_env=settings.trust_env)
         self._watchdog = Watchdog()
+        self._drain = Drain(
+            self._watchdog, settings.drain_delay, settings.drain_timeout, supervised=self._supervisor is not None
+        )
         self._database = Database(database_url(settings.database_url))
         self._retention = settings.ledger_retention_days
         self._limiter = Limiter(AccountStore(self._database), f"{socket.gethostname()}-{os.getpid()}-{token_hex(4)}")
@@ -109,7 +110,9 @@ class Router:
         app.router.routes += [Route(path, endpoint, methods=["POST"]) for path, endpoint in endpoints.items()]
         app.include_router(model_routes(lambda: self._policy.snapshot))
         app.include_router(
-            ops_routes(lambda: self._policy.snapshot.hash, lambda: self.draining, self._scrape, self._upstreams.health)
+            ops_routes(
+                lambda: self._policy.snapshot.hash, lambda: self._drain.begun, self._scrape, self._upstreams.health
+            )
         )
         describe = app.openapi
         app.openapi = _once(lambda: complete_document(describe()))  # type: ignore[method-assign]  # FastAPI's documented way
@@ -120,7 +123,7 @@ class Router:
         self._access_log.start()
         prepared = await self._open_database()
         self._limiter.start()
-        self._drain_on_sigterm()
+        self._drain.listen()
         self._announce()
         refresh = asyncio.create_task(self._refresh())
         housekeeping = asyncio.create_task(self._keep_database(prepared))
@@ -130,7 +133,7 @@ class Router:
         gc.freeze()
         gc.set_threshold(50_000, 20, 100)
         try:
-            yield {"head_timeout": self._body_timeout}
+            yield {"head_timeout": self._body_timeout, "drain": self._drain}
         finally:
             refresh.cancel()
             housekeeping.cancel()
@@ -141,6 +144,7 @@ class Router:
             await self._access_log.close()
             self._metrics.gauges.in_flight = 0
             self._metrics.share()
+            self._drain.close()
 
     async def _open_database(self) -> bool:
         """Bring the database to this version's schema; whether it could be reached. Raises `SchemaTooNew`.
@@ -168,19 +172,6 @@ class Router:
             with contextlib.suppress(StoreUnavailable):
                 await prune(self._database, self._limiter.now() - self._retention * _DAY)
             await asyncio.sleep(_PRUNE)
-
-    def _drain_on_sigterm(self) -> None:
-        """Let readiness fail from the signal on, before the server's own handler begins to shut down."""
-        if threading.current_thread() is not threading.main_thread():
-            return  # an embedding test; signals are the main thread's
-        server_handler = signal.getsignal(signal.SIGTERM)
-
-        def drain(number: int, frame: FrameType | None) -> None:
-            self.draining = True
-            if callable(server_handler):
-                server_handler(number, frame)
-
-        signal.signal(signal.SIGTERM, drain)
 
     def _announce(self) -> None:
         snapshot = self._policy.snapshot

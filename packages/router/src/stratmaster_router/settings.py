@@ -35,6 +35,12 @@ class Settings(BaseModel):
     body_timeout: float = Field(
         30.0, gt=0, allow_inf_nan=False, description="Seconds for a request's head, and again for its body, to arrive."
     )
+    drain_delay: float = Field(
+        0.0, ge=0, allow_inf_nan=False, description="Seconds after SIGTERM in which requests are still accepted."
+    )
+    drain_timeout: float = Field(
+        30.0, ge=0, allow_inf_nan=False, description="Seconds after the delay for what is under way to end by itself."
+    )
     metrics_dir: Path | None = Field(None, description="Where several workers share their metrics; `serve` sets it.")
     trust_env: bool = Field(False, description="Whether HTTP_PROXY and its kin apply to upstreams.")
 

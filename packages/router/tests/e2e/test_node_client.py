@@ -1,5 +1,3 @@
-import fcntl
-import shutil
 import subprocess
 from collections.abc import Iterator
 from datetime import datetime
@@ -10,43 +8,11 @@ from typing import Any
 import msgspec
 import pytest
 from e2e.conftest import POLICY
-from support.processes import clean_environ, part_missing
-from support.servers import ACME_KEY, REPOSITORY, Mock, RunningRouter, running_mock, running_router
+from support.npm import installed
+from support.processes import clean_environ
+from support.servers import ACME_KEY, Mock, RunningRouter, running_mock, running_router
 
 HERE = Path(__file__).with_name("node")
-INSTALLED = REPOSITORY / ".cache" / "node-openai"
-
-
-def _install() -> None:
-    """Install what the lock says, once for all runs; skips (fails in CI) where that is not possible."""
-    if shutil.which("node") is None or shutil.which("npm") is None:
-        part_missing("node and npm are not installed, so there is no Node client to test with")
-    INSTALLED.mkdir(parents=True, exist_ok=True)
-    with (INSTALLED / "install.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # test processes run side by side
-        wanted = (HERE / "package-lock.json").read_bytes()
-        stamp = INSTALLED / "installed"
-        if stamp.exists() and stamp.read_bytes() == wanted:
-            return
-        for name in ("package.json", "package-lock.json"):
-            shutil.copy(HERE / name, INSTALLED / name)
-        ended = subprocess.run(
-            ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"],
-            cwd=INSTALLED,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-        if ended.returncode != 0:
-            part_missing(f"npm could not install the Node client:\n{ended.stderr[-2000:]}")
-        stamp.write_bytes(wanted)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def installed() -> None:
-    """The `openai` package of npm, as pinned in the lock."""
-    _install()
 
 
 @pytest.fixture
@@ -64,10 +30,11 @@ def router(upstream: Mock, tmp_path: Path) -> Iterator[RunningRouter]:
 
 
 def node(router: RunningRouter, *arguments: str) -> Any:
-    """What came of one call of `client.mjs`."""
+    """What came of one call of `client.mjs`, with the `openai` package of npm."""
+    folder = installed(HERE, "node-openai")
     ended = subprocess.run(
         ["node", str(HERE / "client.mjs"), *arguments],
-        env=clean_environ(OPENAI_INSTALLED_AT=str(INSTALLED), ROUTER_URL=f"{router.url}/v1", ROUTER_KEY=ACME_KEY),
+        env=clean_environ(OPENAI_INSTALLED_AT=str(folder), ROUTER_URL=f"{router.url}/v1", ROUTER_KEY=ACME_KEY),
         capture_output=True,
         text=True,
         timeout=60,

@@ -6,6 +6,7 @@ import json
 import socket
 import threading
 from collections.abc import Iterator
+from functools import partial
 
 _EVENTS = 50
 
@@ -37,44 +38,57 @@ def stream_of(number: int, *, usage: bool) -> bytes:
     return "".join(events).encode()
 
 
-async def _serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
-        while True:
-            head = (await reader.readuntil(b"\r\n\r\n")).lower()
-            length = int(head.partition(b"content-length:")[2].split(b"\r\n")[0])
-            body = json.loads(await reader.readexactly(length))
-            number = int(body["user"])
-            stream = stream_of(number, usage=body["stream_options"]["include_usage"])
-            writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
-            # Pieces of an odd size, so that events, characters and line ends are cut anywhere.
-            size = 41 + number % 97
-            for start in range(0, len(stream), size):
-                piece = stream[start : start + size]
-                writer.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+async def _serve(opened: asyncio.Event, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    try:
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            while True:
+                head = (await reader.readuntil(b"\r\n\r\n")).lower()
+                length = int(head.partition(b"content-length:")[2].split(b"\r\n")[0])
+                body = json.loads(await reader.readexactly(length))
+                number = int(body["user"])
+                stream = stream_of(number, usage=body["stream_options"]["include_usage"])
+                writer.write(
+                    b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+                )
+                # Pieces of an odd size, so that events, characters and line ends are cut anywhere.
+                size = 41 + number % 97
+                for start in range(0, len(stream), size):
+                    if start > len(stream) / 2:
+                        await opened.wait()
+                    piece = stream[start : start + size]
+                    writer.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+                    await writer.drain()
+                    await asyncio.sleep(0)
+                writer.write(b"0\r\n\r\n")
                 await writer.drain()
-                await asyncio.sleep(0)
-            writer.write(b"0\r\n\r\n")
-            await writer.drain()
-    writer.close()
+    finally:
+        writer.transport.abort()
 
 
 @contextlib.contextmanager
-def numbered_upstream() -> Iterator[int]:
-    """The upstream, on a thread of its own; its port."""
+def numbered_upstream(gate: threading.Event | None = None) -> Iterator[int]:
+    """The upstream, on a thread of its own; its port. Streams stand still in their middle until `gate` is set."""
+    if gate is None:
+        gate = threading.Event()
+        gate.set()
     loop = asyncio.new_event_loop()
     listener = socket.create_server(("127.0.0.1", 0), backlog=512)
     started = threading.Event()
     stop = asyncio.Event()
 
     async def run() -> None:
-        async with await asyncio.start_server(_serve, sock=listener, limit=2**20) as server:
+        opened = asyncio.Event()
+        async with await asyncio.start_server(partial(_serve, opened), sock=listener, limit=2**20) as server:
             started.set()
+            await asyncio.to_thread(gate.wait)
+            opened.set()
             await stop.wait()
             server.close()
             connections = asyncio.all_tasks() - {asyncio.current_task()}
             for connection in connections:
                 connection.cancel()
             await asyncio.gather(*connections, return_exceptions=True)
+            await asyncio.sleep(0)  # so that their sockets are closed
 
     thread = threading.Thread(target=loop.run_until_complete, args=(run(),), daemon=True)
     thread.start()
@@ -82,6 +96,7 @@ def numbered_upstream() -> Iterator[int]:
     try:
         yield listener.getsockname()[1]
     finally:
+        gate.set()
         loop.call_soon_threadsafe(stop.set)
         thread.join()
         loop.close()

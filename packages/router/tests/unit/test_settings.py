@@ -19,6 +19,8 @@ DEFAULTS: dict[str, Any] = {
     "access_log": "stdout",
     "body_limit": 33_554_432,
     "body_timeout": 30.0,
+    "drain_delay": 0.0,
+    "drain_timeout": 30.0,
     "trust_env": False,
     "metrics_dir": None,
 }
@@ -34,6 +36,8 @@ GIVEN: dict[str, tuple[str, Any]] = {
     "access_log": ("off", "off"),
     "body_limit": ("1024", 1024),
     "body_timeout": ("0.5", 0.5),
+    "drain_delay": ("5", 5.0),
+    "drain_timeout": ("0", 0.0),
     "trust_env": ("true", True),
     "metrics_dir": ("/run/router/metrics", Path("/run/router/metrics")),
 }
@@ -84,6 +88,9 @@ WRONG = [
     ("body_limit", "32MiB", INTEGER),
     ("body_timeout", "0", "Input should be greater than 0"),
     ("body_timeout", "30s", "Input should be a valid number, unable to parse string as a number"),
+    ("drain_delay", "-1", "Input should be greater than or equal to 0"),
+    ("drain_delay", "inf", "Input should be a finite number"),
+    ("drain_timeout", "-0.5", "Input should be greater than or equal to 0"),
     ("trust_env", "maybe", "Input should be a valid boolean, unable to interpret input"),
 ]
 

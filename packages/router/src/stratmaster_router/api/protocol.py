@@ -12,6 +12,7 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
+from stratmaster_router.api.drain import Drain
 from stratmaster_router.api.errors import error_body, error_headers
 from stratmaster_router.domain.errors import InvalidRequest
 
@@ -27,7 +28,7 @@ _upgrade = re.compile(rb"\r\nupgrade:[^\r\n]*", re.IGNORECASE)
 class RouterProtocol(HttpToolsProtocol):
     """`HttpToolsProtocol` that bounds heads and joins an answer's head to the first bytes of its body.
 
-    The application's lifespan state has `head_timeout`, in seconds.
+    The application's lifespan state has `head_timeout`, in seconds, and `drain`.
     """
 
     _in_head = False
@@ -42,6 +43,8 @@ class RouterProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn declares it
         """Begin a connection."""
         self._head_timeout: float = self.app_state["head_timeout"]
+        self._drain: Drain = self.app_state["drain"]
+        self._drain.connections = self.connections  # the server's one set of them
         super().connection_made(_GatheringTransport(transport, self.loop))  # type: ignore[arg-type]
         self._start_timer()
 
@@ -99,6 +102,8 @@ class RouterProtocol(HttpToolsProtocol):
         self._stop_timer()
         super().on_headers_complete()
         self.headers = _NO_TRAILERS
+        if self._drain.begun:
+            self.cycle.keep_alive = False
 
     def on_message_complete(self) -> None:
         """End a body."""

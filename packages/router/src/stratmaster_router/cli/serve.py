@@ -2,12 +2,13 @@
 
 import asyncio
 import contextlib
+import math
 import os
 import signal
 import socket
 import sys
 import tempfile
-from multiprocessing import get_context
+from multiprocessing import connection, get_context
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -15,6 +16,7 @@ import typer
 import uvicorn
 from uvicorn.supervisors import Multiprocess
 
+from stratmaster_router.api.drain import END_AT_ONCE
 from stratmaster_router.api.protocol import RouterProtocol
 from stratmaster_router.auth.keys import KeyFolder
 from stratmaster_router.limits.store import StoreUnavailable
@@ -28,6 +30,7 @@ from stratmaster_router.telemetry.logs import configure_logs
 from stratmaster_router.upstream.tls import tls_trouble
 
 _BACKLOG = 4096
+_ENDED_BY_ITSELF = 10  # seconds in which every request has ended once api/drain.py has interrupted it
 
 _OPTIONS: dict[str, Any] = {
     "loop": "uvloop",
@@ -40,7 +43,6 @@ _OPTIONS: dict[str, Any] = {
     "server_header": False,
     # Longer than the idle time of the usual load balancers: they close first, and no request meets a closing socket.
     "timeout_keep_alive": 75,
-    "timeout_graceful_shutdown": 30,
     "backlog": _BACKLOG,
 }
 
@@ -124,7 +126,7 @@ def _listen(settings: Settings) -> socket.socket:
 def _serve_one(settings: Settings, listener: socket.socket) -> None:
     from stratmaster_router.app import Router
 
-    server = uvicorn.Server(uvicorn.Config(Router(settings).app, **_OPTIONS))
+    server = uvicorn.Server(uvicorn.Config(Router(settings).app, **_options(settings)))
     server.run(sockets=[listener])
     if not server.started:
         sys.exit(1)
@@ -137,8 +139,42 @@ def _serve_many(settings: Settings, listener: socket.socket) -> None:
     AccessLog(settings.access_log)
     with tempfile.TemporaryDirectory(prefix="stratmaster-router-") as folder:
         os.environ["ROUTER_METRICS_DIR"] = folder
-        config = uvicorn.Config("stratmaster_router.app:create_app", factory=True, workers=settings.workers, **_OPTIONS)
-        Multiprocess(config, sockets=[listener]).run()
+        config = uvicorn.Config(
+            "stratmaster_router.app:create_app", factory=True, workers=settings.workers, **_options(settings)
+        )
+        _Supervisor(config, sockets=[listener]).run()
+
+
+def _options(settings: Settings) -> dict[str, Any]:
+    # The server's own patience is for what should not happen.
+    return {**_OPTIONS, "timeout_graceful_shutdown": math.ceil(settings.drain_timeout) + _ENDED_BY_ITSELF}
+
+
+class _Supervisor(Multiprocess):
+    """uvicorn's supervisor, which also hears a second signal while it waits for its workers to drain."""
+
+    def handle_int(self) -> None:
+        self.handle_term()
+
+    def handle_term(self) -> None:
+        if self.should_exit.is_set():
+            self.signal_queue.append(signal.SIGTERM)  # the second in one look: left for `join_all`
+        super().handle_term()
+
+    def terminate_all(self) -> None:
+        for listener in self.sockets:
+            listener.close()  # else clients would be let in, and served by nobody, once the workers have closed theirs
+        super().terminate_all()
+
+    def join_all(self) -> None:
+        while alive := [each.process for each in self.processes if each.process.is_alive()]:
+            if {signal.SIGTERM, signal.SIGINT} & {*self.signal_queue}:
+                self.signal_queue.clear()
+                for process in alive:
+                    assert process.pid is not None  # it was started
+                    os.kill(process.pid, END_AT_ONCE)
+            connection.wait([process.sentinel for process in alive], timeout=0.1)
+        super().join_all()
 
 
 def _stop(message: str) -> NoReturn:

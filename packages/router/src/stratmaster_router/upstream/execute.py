@@ -12,6 +12,7 @@ from stratmaster_router.domain.errors import (
     AllProvidersUnavailable,
     ClientDisconnected,
     DeadlineExceeded,
+    Draining,
     StreamBroken,
     UpstreamRejected,
 )
@@ -62,8 +63,8 @@ async def execute(
     """Try the hops of `decision`, noting each attempt in `trip`.
 
     Raises `UpstreamRejected` (the request is wrong), `AllProvidersUnavailable` (the plan is exhausted),
-    `DeadlineExceeded`, `ClientDisconnected`, what `hold.admit` raises, and where limits left no hop to try the refusal
-    of the one that has room soonest.
+    `DeadlineExceeded`, `Draining`, `ClientDisconnected`, what `hold.admit` raises, and where limits left no hop to try
+    the refusal of the one that has room soonest.
     """
     walk = _Walk(decision.hops, endpoint, envelope, headers, upstreams, trip, _Leg(watch, hold))
     try:
@@ -304,6 +305,7 @@ def _sooner(one: HopRemoved, other: HopRemoved) -> bool:
 
 _GIVEN_UP: dict[type[BaseException], str] = {
     DeadlineExceeded: "deadline_exceeded",
+    Draining: "draining",
     ClientDisconnected: "client_disconnected",
 }
 

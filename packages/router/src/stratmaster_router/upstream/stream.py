@@ -6,7 +6,7 @@ from time import monotonic
 
 import aiohttp
 
-from stratmaster_router.domain.errors import StreamBroken
+from stratmaster_router.domain.errors import Draining, StreamBroken
 from stratmaster_router.domain.usage import Usage
 from stratmaster_router.upstream.client import UpstreamResponse
 from stratmaster_router.upstream.watch import PhaseExpired, Watch
@@ -84,7 +84,8 @@ class UpstreamStream:
     async def next(self) -> bytes:
         """The next bytes for the client, in whole events or a keep-alive comment; empty at the end.
 
-        Raises `StreamBroken`, `DeadlineExceeded`, `ClientDisconnected`. After any of them the upstream is cancelled.
+        Raises `StreamBroken`, `DeadlineExceeded`, `Draining`, `ClientDisconnected`. After any of them the upstream is
+        cancelled.
         """
         if self._held:
             held, self._held = self._held, b""
@@ -111,7 +112,7 @@ class UpstreamStream:
         except BaseException as failure:
             self._ended = True
             self._response.close()
-            if reader.complete and isinstance(failure, (PhaseExpired, StreamBroken, *NETWORK_FAILURES)):
+            if reader.complete and isinstance(failure, (PhaseExpired, Draining, StreamBroken, *NETWORK_FAILURES)):
                 return b""
             if isinstance(failure, NETWORK_FAILURES):
                 self.broken()

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from time import monotonic
 from typing import Any
 
-from stratmaster_router.domain.errors import ClientDisconnected, DeadlineExceeded
+from stratmaster_router.domain.errors import ClientDisconnected, DeadlineExceeded, Draining
 
 TICK = 0.025  # seconds: deadlines and disconnects are noticed this much late at the most
 
@@ -96,8 +96,8 @@ class Watch:
     def interruption(self, cancelled: asyncio.CancelledError) -> BaseException:
         """What a cancellation that the request's task has just caught meant.
 
-        Returns `ClientDisconnected`, `DeadlineExceeded` or `PhaseExpired` where this watch caused it, else
-        `cancelled` itself, which the caller raises on.
+        Returns `ClientDisconnected`, `DeadlineExceeded`, `Draining` or `PhaseExpired` where this watch caused it,
+        else `cancelled` itself, which the caller raises on.
         """
         cause = self._cause
         if cause is None:
@@ -108,13 +108,17 @@ class Watch:
             return cancelled  # somebody else cancelled the task in the same moment
         if cause is DeadlineExceeded:
             return DeadlineExceeded("The request took longer than its total deadline. Try again, or ask for less.")
+        if cause is Draining:
+            return Draining("The router was shut down before the answer was whole. Try again: another one answers.")
         return cause()
 
     def check(self, now: float) -> None:
         """Called at every tick, with the time of the monotonic clock."""
         if self._cause is not None:
             return
-        if now >= self._deadline:
+        if self._dog.ended:
+            self._interrupt(Draining)
+        elif now >= self._deadline:
             self._interrupt(DeadlineExceeded if now >= self._ends else PhaseExpired)
         elif self._receive is not None and self._listener is None and now - self.started >= TICK:
             self._listener = asyncio.create_task(self._listen(self._receive))
@@ -131,9 +135,10 @@ class Watch:
 
 
 class Watchdog:
-    """The one timer, and the requests that it watches."""
+    """The one timer, and the requests that it watches. `ended`: requests are no longer let go on."""
 
     def __init__(self) -> None:
+        self.ended = False
         self._open: set[Watch] = set()
         self._parts: set[Watch] = set()
         self._ticking = False
@@ -152,6 +157,10 @@ class Watchdog:
             self._ticking = True
             asyncio.get_running_loop().call_later(TICK, self._tick)
         return watch
+
+    def end(self) -> None:
+        """Interrupt every request that is under way, and any that begins after this."""
+        self.ended = True
 
     def watches(self, watch: Watch) -> bool:
         """Whether `watch` is still open."""

@@ -6,7 +6,7 @@ from time import monotonic
 from typing import Any
 
 import pytest
-from stratmaster_router.domain.errors import ClientDisconnected, DeadlineExceeded
+from stratmaster_router.domain.errors import ClientDisconnected, DeadlineExceeded, Draining
 from stratmaster_router.upstream.watch import PhaseExpired, Watch, Watchdog
 
 PATIENCE = 10.0  # seconds until a test gives up
@@ -403,3 +403,25 @@ async def test_interruption_reaches_a_task_whose_wait_has_just_ended(dog: Watchd
 
     assert type(await meaning(watch, ready)) is PhaseExpired
     watch.close()
+
+
+async def test_end_interrupts_those_under_way_and_those_that_come_after(dog: Watchdog) -> None:
+    """Once the watchdog has ended nobody goes on, whatever phase or deadline is left; each is told why."""
+
+    async def request() -> tuple[type[BaseException], str]:
+        watch = dog.watch()
+        watch.end_by(FOREVER)
+        watch.phase(FOREVER)
+        meant = await meaning(watch)
+        watch.close()
+        return type(meant), str(meant)
+
+    requests = [asyncio.create_task(request()) for _ in range(10)]
+    await ticks(dog, 2)
+    assert not any(task.done() for task in requests)
+    dog.end()
+
+    drained = (Draining, "The router was shut down before the answer was whole. Try again: another one answers.")
+    assert await asyncio.gather(*requests) == [drained] * 10
+    assert await request() == drained
+    assert len(dog) == 0
