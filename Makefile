@@ -5,7 +5,7 @@ BIN := .venv/bin
 UV := $(BIN)/uv pip
 LOCK := $(UV) compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url -q
 
-.PHONY: demo test check fmt bench prove-limits simulate-limits lock clean
+.PHONY: demo test check fmt bench prove-limits prove-faults simulate-limits lock clean
 
 demo: .venv/.runtime
 	$(BIN)/stratmaster-router demo $(ARGS)
@@ -28,6 +28,9 @@ bench: .venv/.dev
 
 prove-limits: .venv/.dev
 	PYTHONPATH=packages/router/tests $(BIN)/python scripts/prove_limits.py $(ARGS)
+
+prove-faults: .venv/.dev
+	PYTHONPATH=packages/router/tests $(BIN)/python scripts/prove_faults.py $(ARGS)
 
 simulate-limits: .venv/.dev
 	PYTHONPATH=packages/router/tests $(BIN)/python scripts/simulate_limits.py $(ARGS)

@@ -153,6 +153,31 @@ def test_client_that_reads_slowly_gets_every_byte(mock: Mock, tmp_path: Path) ->
     assert found[-1] == b"data: [DONE]\n\n"
 
 
+def test_client_that_pauses_before_the_end_gets_it(tmp_path: Path) -> None:
+    """Also where the stream is over at the provider for longer than a moment: only the deadline ends the patience."""
+    # More than the kernel takes, with the end in one write.
+    last = b'data: {"choices":[{"index":0,"delta":{"content":"%s"}}]}\n\ndata: [DONE]\n\n' % (b"a" * 8_000_000)
+    sent = threading.Event()
+
+    def script(exchange: Exchange) -> None:
+        exchange.send(stream_head())
+        exchange.chunk(last)
+        exchange.chunk(b"")
+        sent.set()
+
+    with (
+        running_scripted(script) as upstream,
+        running_router(tmp_path, one_hop(upstream.url, timeouts="{total: 60s}")) as router,
+        connected(router, receive_buffer=4096) as client,
+    ):
+        client.sendall(request_bytes({**HELLO, "stream": True}))
+        assert sent.wait(TIMEOUT)
+        time.sleep(2.5)  # the pause itself is what is tested
+        answer = read_answer(client)
+
+    assert answer.body == last
+
+
 def test_client_that_does_not_read_is_let_go_at_the_deadline(
     mock: Mock, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -49,13 +49,11 @@ class Exchange:
         self._connection.close()
 
     def wait_closed(self) -> None:
-        """Wait until the router has closed the connection."""
-        self.closed = True
-        try:
+        """Wait until the router has closed the connection; `closed` says so only then."""
+        with contextlib.suppress(ConnectionResetError):
             while self._connection.recv(65536):
                 pass
-        except ConnectionResetError:
-            pass
+        self.closed = True
         self._connection.close()
 
 

@@ -19,7 +19,8 @@ from stratmaster_router.gateway.stages import Answered
 from stratmaster_router.upstream.stream import UpstreamStream
 from stratmaster_router.upstream.watch import Watch, Watchdog
 
-_LAST_WRITE = 1.0  # seconds
+# Seconds that the last event of a stream may take where the deadline has passed.
+_LAST_WRITE = 0.05
 
 log = structlog.stdlib.get_logger("stratmaster_router")
 
@@ -93,10 +94,12 @@ class OpenAIEndpoint:
         finally:
             settlement.bill(stream.usage, stream.text, stream.least, whole=whole)
             stream.close()
+        left = watch.left()
         watch.close()
-        # A client that has stopped reading must not hold the request: its connection is then dropped by the server.
+        # A client may read as slowly as its deadline allows. One that has stopped must not hold the request for longer:
+        # its connection is then dropped by the server.
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_LAST_WRITE):
+            async with asyncio.timeout(max(left, _LAST_WRITE)):
                 await send({"type": "http.response.body", "body": last})
 
     def _lines(self, answered: Answered, settlement: Settlement) -> bytes:
