@@ -14,7 +14,7 @@ CALLS = [
     ("embedding", "200", "primary", "text-embedding-3-small", "1"),
     ("models", "200", "–", "–", "–"),
     ("refused: a raw document", "403", "–", "–", "0"),
-    ("failover", "200", "backup", "gpt-4o-mini", "2"),
+    ("failover", "200", "backup", "gpt-4o-mini", "3"),  # the first provider is tried twice
 ]
 
 
