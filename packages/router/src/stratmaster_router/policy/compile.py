@@ -6,46 +6,41 @@ warning says what to set.
 
 import hashlib
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
-from urllib.parse import urlsplit
 
 from stratmaster_router.domain.limits import Account, Metric, Window
 from stratmaster_router.domain.money import nano_dollars
 from stratmaster_router.domain.routing import (
     DEFAULT_MAX_TOKENS,
-    BreakerRule,
     Considered,
     Hop,
     Provider,
-    Retries,
-    Secret,
-    Timeouts,
-    TlsFiles,
 )
 from stratmaster_router.policy.builtin import reach
 from stratmaster_router.policy.decide import DISABLED, screened
-from stratmaster_router.policy.fields import SecretRef, base_url
 from stratmaster_router.policy.prices import find_price
 from stratmaster_router.policy.problems import did_you_mean
+from stratmaster_router.policy.providers import (
+    Bridge,
+    ReadFile,
+    bridged_provider,
+    compile_provider,
+    enabled_providers,
+)
 from stratmaster_router.policy.schema import (
     LimitsSpec,
     ModelSpec,
     PolicyDocument,
-    ProviderSpec,
     TenantProviderSpec,
     TenantSpec,
 )
 from stratmaster_router.policy.snapshot import Candidate, Route, Snapshot, TenantPolicy
 
-BRIDGE = "served by the LiteLLM bridge, which this version does not start"
 ROUTER = "stratmaster-router"
 """`owned_by` of a task in the listing; a model is owned by its first provider."""
 
 _EMBEDDING_TASKS = frozenset({"embedding", "embeddings"})
-
-ReadFile = Callable[[str], str]
-"""The text of a secret or certificate file; raises OSError or UnicodeDecodeError."""
 
 
 def content_hash(content: bytes) -> str:
@@ -53,14 +48,23 @@ def content_hash(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:12]
 
 
-def compile_policy(document: PolicyDocument, policy: str, environ: Mapping[str, str], read_file: ReadFile) -> Snapshot:
-    """The snapshot of `document`, whose content hash is `policy`; secrets come from `environ` and `read_file`."""
-    providers: dict[str, Provider] = {}
-    for tenant in document.tenants.values():
-        for name, use in tenant.providers.items():
-            if use.enabled and name not in providers:
-                spec = document.providers.get(name, ProviderSpec())
-                providers[name] = _provider(name, spec, environ, read_file)
+def compile_policy(
+    document: PolicyDocument,
+    policy: str,
+    environ: Mapping[str, str],
+    read_file: ReadFile,
+    bridge: Bridge | None = None,
+) -> Snapshot:
+    """The snapshot of `document`, whose content hash is `policy`; secrets come from `environ` and `read_file`.
+
+    With `bridge`, providers of `wire: litellm` are reached there and their own secrets are not asked for.
+    """
+    providers = {
+        name: bridged_provider(name, spec, bridge)
+        if bridge is not None and reach(name, spec).wire == "litellm"
+        else compile_provider(name, spec, environ, read_file)
+        for name, spec in enabled_providers(document)
+    }
     return Snapshot(
         hash=policy,
         tenants=MappingProxyType(
@@ -69,87 +73,6 @@ def compile_policy(document: PolicyDocument, policy: str, environ: Mapping[str, 
         providers=MappingProxyType(providers),
         warnings=tuple(_warnings(document, providers)),
     )
-
-
-def _provider(name: str, spec: ProviderSpec, environ: Mapping[str, str], read_file: ReadFile) -> Provider:
-    to = reach(name, spec)
-    address, trouble = to.base_url or "", None
-    if to.wire == "litellm":
-        trouble = BRIDGE
-    elif to.base_url is None and to.endpoint_env is not None:
-        address, trouble = _azure_address(to.endpoint_env, environ)
-    allow_hosts = tuple(host.lower() for host in spec.egress.allow_hosts) if spec.egress else ()
-    if allow_hosts and address and _bracketed_host(address) not in allow_hosts:
-        trouble = trouble or f"{to.endpoint_env} names a host that is not in egress.allow_hosts"
-    secret, secret_trouble = _secret(to.api_key, environ, read_file)
-    tls = TlsFiles(spec.tls.ca, spec.tls.cert, spec.tls.key) if spec.tls else None
-    retries, backoff = spec.retries, spec.retries.backoff
-    return Provider(
-        name=name,
-        wire=to.wire,
-        base_url=address,
-        api_key=secret,
-        litellm_provider=to.litellm_provider,
-        timeouts=Timeouts(spec.timeouts.connect, spec.timeouts.first_byte, spec.timeouts.idle, spec.timeouts.total),
-        retries=Retries(retries.max, retries.on, backoff.initial, backoff.max),
-        breaker=BreakerRule(spec.breaker.failures, spec.breaker.window, spec.breaker.open_for),
-        tls=tls,
-        allow_hosts=allow_hosts,
-        misconfigured=trouble or secret_trouble or _tls_trouble(tls, read_file),
-    )
-
-
-def _azure_address(variable: str, environ: Mapping[str, str]) -> tuple[str, str | None]:
-    """The address below an Azure resource's endpoint, or why there is none; the variable's value is never repeated."""
-    endpoint = environ.get(variable, "").strip()
-    if not endpoint:
-        return "", f"{variable} is not set"
-    try:
-        address = base_url(endpoint)
-    except ValueError:
-        return "", f"{variable} is not an http:// or https:// address"
-    return address.removesuffix("/openai/v1") + "/openai/v1", None
-
-
-def _bracketed_host(address: str) -> str:
-    host = urlsplit(address).hostname or ""
-    return f"[{host}]" if ":" in host else host
-
-
-def _secret(ref: SecretRef | None, environ: Mapping[str, str], read_file: ReadFile) -> tuple[Secret | None, str | None]:
-    """The secret, or what is wrong with it. White space around it, such as a file's last newline, is not part of it."""
-    if ref is None:
-        return None, None
-    if ref.env is not None:
-        place, value = ref.env, environ.get(ref.env)
-        if value is None:
-            return None, f"{place} is not set"
-    else:
-        place = f"secret file {ref.file}"
-        try:
-            value = read_file(ref.file or "")
-        except UnicodeDecodeError:
-            return None, f"{place} is not text"
-        except OSError as error:
-            return None, f"{place} cannot be read ({error.strerror or 'error'})"
-    value = value.strip()
-    if not value:
-        return None, f"{place} is empty"
-    if not value.isascii() or not value.isprintable() or " " in value:
-        return None, f"{place} holds characters that no key has"
-    return Secret(value), None
-
-
-def _tls_trouble(tls: TlsFiles | None, read_file: ReadFile) -> str | None:
-    """Why a certificate cannot be used: an upstream must not be called without the one that the policy asks for."""
-    if tls is not None:
-        for what, path in (("ca", tls.ca), ("cert", tls.cert), ("key", tls.key)):
-            if path is not None:
-                try:
-                    read_file(path)
-                except (OSError, UnicodeDecodeError):
-                    return f"tls.{what} file {path} cannot be read"
-    return None
 
 
 def _tenant(

@@ -7,13 +7,14 @@ kilobytes sees all of it, rotated secret files included.
 
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from stratmaster_router.policy.compile import compile_policy, content_hash
 from stratmaster_router.policy.parse import decode, parse
 from stratmaster_router.policy.problems import PolicyInvalid, Problem
+from stratmaster_router.policy.providers import ReadFile
 from stratmaster_router.policy.schema import PolicyDocument
 from stratmaster_router.policy.snapshot import Snapshot
 
@@ -44,18 +45,25 @@ _Content = bytes | str
 """What a file held, or (as text) why it could not be read."""
 
 
+Compile = Callable[[PolicyDocument, str, Mapping[str, str], ReadFile], Snapshot]
+"""What a process makes of the document, its content hash and the secrets: all of it, or the part that it needs."""
+
+
 class PolicySource:
     """One policy file. `snapshot` is the policy in force: one reference, replaced whole.
 
-    `refresh` is called by one thread at a time; `snapshot` may be read by any.
+    `document` is what the file says. `refresh` is called by one thread at a time; `snapshot` may be read by any.
     Raises PolicyInvalid when the file cannot take effect at the start.
     """
 
-    def __init__(self, path: str | os.PathLike[str], environ: Mapping[str, str]) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], environ: Mapping[str, str], compile_: Compile = compile_policy
+    ) -> None:
         self._path = Path(path)
         self._environ = environ
+        self._compile = compile_
         content = _read(self._path)
-        self._document = _document(content)
+        self.document = _document(content)
         self._hash = content_hash(content if isinstance(content, bytes) else b"")
         self._tried = content
         self._files: dict[str, _Content] = {}
@@ -81,7 +89,7 @@ class PolicySource:
         if content != self._tried:
             self._tried = content
             try:
-                self._document = _document(content)
+                self.document = _document(content)
             except PolicyInvalid as invalid:
                 return Failed(invalid.problems)
             self._hash = content_hash(content if isinstance(content, bytes) else b"")
@@ -99,7 +107,7 @@ class PolicySource:
                 raise OSError(0, held)
             return held.decode()
 
-        snapshot = compile_policy(self._document, self._hash, self._environ, read_file)
+        snapshot = self._compile(self.document, self._hash, self._environ, read_file)
         self._files = used
         return snapshot
 
