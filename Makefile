@@ -10,7 +10,7 @@ LOCK := $(UV) compile --universal --python-version 3.11 --generate-hashes --no-h
 demo: .venv/.runtime
 	$(BIN)/stratmaster-router demo $(ARGS)
 
-test: .venv/.dev
+test: .venv/.dev .venv-litellm/.installed
 	$(BIN)/pytest $(ARGS)
 
 check: .venv/.dev
@@ -39,10 +39,11 @@ simulate-limits: .venv/.dev
 lock: .venv/.bootstrap
 	$(LOCK) packages/router/pyproject.toml --group pyproject.toml:dev -o requirements/dev.txt
 	$(LOCK) packages/router/pyproject.toml -c requirements/dev.txt -o requirements/runtime.txt
+	$(LOCK) packages/router/pyproject.toml --extra litellm -c requirements/runtime.txt -o requirements/litellm.txt
 	$(LOCK) pyproject.toml --group pyproject.toml:bootstrap -c requirements/dev.txt -o requirements/bootstrap.txt
 
 clean:
-	rm -rf .venv .cache
+	rm -rf .venv .venv-litellm .cache
 
 .venv/.bootstrap: requirements/bootstrap.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
@@ -57,4 +58,11 @@ clean:
 
 .venv/.dev: .venv/.runtime requirements/dev.txt
 	$(UV) install -q -p $(BIN)/python --require-hashes -r requirements/dev.txt
+	touch $@
+
+# LiteLLM has an environment of its own: see docs/decisions/0012-litellm-bridge.md.
+.venv-litellm/.installed: .venv/.bootstrap requirements/litellm.txt packages/router/pyproject.toml
+	test -x .venv-litellm/bin/python || $(BIN)/uv venv -q -p $(BIN)/python .venv-litellm
+	$(UV) install -q -p .venv-litellm/bin/python --require-hashes -r requirements/litellm.txt -r requirements/bootstrap.txt
+	$(UV) install -q -p .venv-litellm/bin/python --no-deps --no-build-isolation -e packages/router
 	touch $@

@@ -13,7 +13,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from . import install, upstreams
 from .load import Target, chat_body, probe
 from .servers import NotStarted, Server, free_port, running
 
+ROOT = Path(__file__).resolve().parent.parent
 _JSON = {"Content-Type": "application/json"}
 _KEY = "sk-bench-0123456789abcdef0123456789abcdef"
 
@@ -72,6 +73,7 @@ _POLICY = """\
 version: 1
 providers:
   bench:
+    {wire}
     base_url: http://127.0.0.1:{upstream}/v1
     api_key: {{env: BENCH_UPSTREAM_KEY}}
 models:
@@ -91,12 +93,16 @@ _LIMITS = "tpm: 1000000000000, max_parallel: 100000, budget_usd_month: 100000000
 _AT_THE_CAP = "tpm: 1000000000000, max_parallel: 1, budget_usd_month: 1000000000"
 
 
-def _router(workers: int, limits: str, site: Site) -> Launch:
+_NATIVE = "wire: openai"
+_BRIDGED = "wire: litellm\n    litellm_provider: openai"
+
+
+def _router(workers: int, limits: str, site: Site, wire: str = _NATIVE) -> Launch:
     command = Path(sys.executable).with_name("stratmaster-router")
     if not command.exists():
         raise NotStarted(f"{command} does not exist: install the project first")
     policy = site.folder / "models-policy.yaml"
-    policy.write_text(_POLICY.format(upstream=site.upstream, model=upstreams.MODEL, limits=limits))
+    policy.write_text(_POLICY.format(upstream=site.upstream, model=upstreams.MODEL, limits=limits, wire=wire))
     keys = site.folder / "keys"
     keys.mkdir(exist_ok=True)
     (keys / "acme").write_text(f"{_KEY}\n")
@@ -114,6 +120,14 @@ def _router(workers: int, limits: str, site: Site) -> Launch:
         },
         model="summarisation",
     )
+
+
+def _bridged(site: Site) -> Launch:
+    python = ROOT / ".venv-litellm" / "bin" / "python"
+    if not python.exists():
+        raise NotStarted(f"{python} does not exist: make .venv-litellm/.installed")
+    launch = _router(1, _LIMITS, site, _BRIDGED)
+    return replace(launch, environment={**launch.environment, "ROUTER_BRIDGE_PYTHON": str(python)})
 
 
 def _smg(site: Site) -> Launch:
@@ -215,6 +229,7 @@ ROUTER = "router"
 UNLIMITED = "router-unlimited"
 POSTGRES = "router-postgresql"
 AT_THE_CAP = "router-at-the-cap"
+BRIDGED = "router-bridge"
 ALL = [
     Gateway(ROUTER, "StratMaster Router, 1 worker, everything on", partial(_router, 1, _LIMITS)),
     Gateway(UNLIMITED, "the same without limits", partial(_router, 1, ""), streams=False),
@@ -234,6 +249,7 @@ ALL = [
         alone=True,
     ),
     Gateway("router-2w", "StratMaster Router, 2 workers, everything on", partial(_router, 2, _LIMITS), streams=False),
+    Gateway(BRIDGED, "the router with LiteLLM behind it (`wire: litellm`), everything on", _bridged, streams=False),
     Gateway("smg", f"{install.PYPI['smg'][0]} (Rust, 2 threads), no policy", _smg),
     Gateway("portkey", f"{install.NPM['portkey']} (Node), no policy", _portkey),
     Gateway("litellm", f"{install.PYPI['litellm'][0]} (Python, 1 worker), no key", _litellm),

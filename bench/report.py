@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
-from .gateways import AT_THE_CAP, POSTGRES, ROUTER, UNLIMITED
+from .gateways import AT_THE_CAP, BRIDGED, POSTGRES, ROUTER, UNLIMITED
 from .measure import DIRECT, Results, Values
 
 
@@ -160,6 +160,13 @@ def verdicts(results: Results) -> list[Verdict]:
         ),
         _judge("requests/s, 2 workers ÷ smg's", ratio(results, "router-2w", "smg", "c32_rps"), "≥", must=0.65, aim=1.0),
         _judge("requests/s, 1 worker ÷ LiteLLM's", ratio(results, ROUTER, "litellm", "c32_rps"), "≥", must=60, aim=120),
+        _judge(
+            "requests/s through the bridge ÷ LiteLLM's",
+            ratio(results, BRIDGED, "litellm", "c32_rps"),
+            "≥",
+            must=4,
+            aim=None,
+        ),
         _judge("added p99 at one connection", median("added_c1_p99_ms"), "≤", must=0.6, aim=0.3, unit=" ms"),
         _judge("CPU per SSE chunk", median("stream_cpu_us"), "≤", must=25, aim=15, unit=" µs"),
         _judge(

@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from secrets import token_hex
 from typing import Any
 
@@ -25,18 +26,20 @@ from stratmaster_router.api.errors import error_body, error_headers, wire_error
 from stratmaster_router.api.guard import Guard
 from stratmaster_router.api.models import model_routes
 from stratmaster_router.api.openai import OpenAIEndpoint
-from stratmaster_router.api.ops import ops_routes
+from stratmaster_router.api.ops import BridgeState, ops_routes
 from stratmaster_router.auth.keys import KeyFolder
 from stratmaster_router.domain.errors import InvalidRequest, MethodNotAllowed, NotFound, RouterError
 from stratmaster_router.domain.limits import Metric
 from stratmaster_router.domain.money import NANO_DOLLARS
-from stratmaster_router.domain.routing import Endpoint
+from stratmaster_router.domain.routing import Endpoint, Secret
 from stratmaster_router.gateway.pipeline import Gateway
 from stratmaster_router.gateway.settlement import Recorder, Settlement
 from stratmaster_router.limits.leases import Lease
 from stratmaster_router.limits.limiter import Limiter
 from stratmaster_router.limits.store import StoreUnavailable
+from stratmaster_router.policy.compile import compile_policy
 from stratmaster_router.policy.problems import PolicyInvalid
+from stratmaster_router.policy.providers import Bridge
 from stratmaster_router.policy.source import Failed, PolicySource, Reloaded
 from stratmaster_router.settings import Settings
 from stratmaster_router.storage.accounts import AccountStore
@@ -47,12 +50,14 @@ from stratmaster_router.telemetry.access_log import AccessLog
 from stratmaster_router.telemetry.logs import configure_logs
 from stratmaster_router.telemetry.metrics import AccountState, Gauges, Metrics
 from stratmaster_router.upstream.client import Upstreams
+from stratmaster_router.upstream.probe import is_up
 from stratmaster_router.upstream.tls import tls_trouble
 from stratmaster_router.upstream.watch import Watchdog
 
 # Twice a second: a change of the policy or of a key is in force well within the 2 s that policy.md allows.
 _REFRESH = 0.5
 _PRUNE = 3600.0  # seconds
+_PROBE = 1.0  # seconds for the LiteLLM bridge to say that it is there
 _DAY = 86_400_000_000  # microseconds
 
 log = structlog.stdlib.get_logger("stratmaster_router")
@@ -66,7 +71,10 @@ class Router:
         self._body_timeout = settings.body_timeout
         self._shares_metrics = settings.metrics_dir is not None
         self._supervisor = os.getppid() if settings.workers > 1 else None
-        self._policy = PolicySource(settings.policy, os.environ, tls_trouble)
+        self._bridge = Bridge(settings.bridge_url or "", Secret(settings.bridge_secret))
+        self._policy = PolicySource(
+            settings.policy, os.environ, tls_trouble, partial(compile_policy, bridge=self._bridge)
+        )
         self._keys = KeyFolder(settings.keys_dir)
         self._metrics = Metrics(settings.metrics_dir)
         self._access_log = AccessLog(settings.access_log)
@@ -111,7 +119,11 @@ class Router:
         app.include_router(model_routes(lambda: self._policy.snapshot))
         app.include_router(
             ops_routes(
-                lambda: self._policy.snapshot.hash, lambda: self._drain.begun, self._scrape, self._upstreams.health
+                lambda: self._policy.snapshot.hash,
+                lambda: self._drain.begun,
+                self._bridge_state,
+                self._scrape,
+                self._upstreams.health,
             )
         )
         describe = app.openapi
@@ -180,6 +192,12 @@ class Router:
             log.warning("policy warning", warning=warning)
         if not len(self._keys.ring):
             log.warning("no API key is known, so every request is refused; set ROUTER_KEYS_DIR")
+
+    async def _bridge_state(self) -> BridgeState | None:
+        """Whether the LiteLLM bridge answers; None where the policy does not need it, or there is none to ask."""
+        if not self._bridge.url or all(p.wire != "litellm" for p in self._policy.snapshot.providers.values()):
+            return None
+        return "up" if await is_up(self._bridge.url, _PROBE) else "down"
 
     def _scrape(self) -> bytes:
         self._gauge()

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 _PREFIX = "ROUTER_"
 
@@ -42,7 +42,17 @@ class Settings(BaseModel):
         30.0, ge=0, allow_inf_nan=False, description="Seconds after the delay for what is under way to end by itself."
     )
     metrics_dir: Path | None = Field(None, description="Where several workers share their metrics; `serve` sets it.")
+    bridge_url: str | None = Field(
+        None, pattern=r"^https?://[^\s/?#]+$", description="The LiteLLM bridge, where `serve` shall not start its own."
+    )
+    bridge_token: SecretStr | None = Field(None, description="The key that the LiteLLM bridge wants of its callers.")
+    bridge_python: str | None = Field(None, description="The Python in whose environment LiteLLM is, if not this one.")
     trust_env: bool = Field(False, description="Whether HTTP_PROXY and its kin apply to upstreams.")
+
+    @property
+    def bridge_secret(self) -> str:
+        """The bridge's token, in clear; empty where there is none."""
+        return self.bridge_token.get_secret_value() if self.bridge_token else ""
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> "Settings":

@@ -43,8 +43,9 @@ def relative(file: Path) -> str:
 
 @pytest.mark.parametrize("file", FILES, ids=relative)
 def test_no_source_file_imports_an_upstream_sdk(file: Path) -> None:
-    """Upstreams are spoken to on the wire: no provider's SDK, no litellm, and no second HTTP client."""
-    assert set(imports(file)) & UPSTREAM_SDKS == set()
+    """Upstreams are spoken to on the wire: no provider's SDK and no second HTTP client; litellm in its bridge only."""
+    allowed = {"litellm"} if relative(file).startswith("litellm_bridge/") else set()
+    assert set(imports(file)) & UPSTREAM_SDKS <= allowed
 
 
 def test_imports_are_seen(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 from stratmaster_router.settings import Settings, SettingsInvalid
 
 DEFAULTS: dict[str, Any] = {
@@ -21,6 +21,9 @@ DEFAULTS: dict[str, Any] = {
     "body_timeout": 30.0,
     "drain_delay": 0.0,
     "drain_timeout": 30.0,
+    "bridge_url": None,
+    "bridge_token": None,
+    "bridge_python": None,
     "trust_env": False,
     "metrics_dir": None,
 }
@@ -38,6 +41,9 @@ GIVEN: dict[str, tuple[str, Any]] = {
     "body_timeout": ("0.5", 0.5),
     "drain_delay": ("5", 5.0),
     "drain_timeout": ("0", 0.0),
+    "bridge_url": ("http://localhost:8087", "http://localhost:8087"),
+    "bridge_token": ("token", SecretStr("token")),
+    "bridge_python": ("/opt/litellm/bin/python", "/opt/litellm/bin/python"),
     "trust_env": ("true", True),
     "metrics_dir": ("/run/router/metrics", Path("/run/router/metrics")),
 }
@@ -71,6 +77,21 @@ def test_all_variables_together() -> None:
 
     assert settings.model_dump() == {name: value for name, (_, value) in GIVEN.items()}
     assert set(Settings.model_fields) == set(GIVEN) == set(DEFAULTS)
+
+
+@pytest.mark.parametrize("url", ["localhost:8087", "http://", "http://h/v1", "ftp://h", "http://h?x", "http://a b"])
+def test_address_of_the_bridge_has_no_path(url: str) -> None:
+    """Providers are appended to it, so a path would never be right."""
+    with pytest.raises(SettingsInvalid, match="ROUTER_BRIDGE_URL"):
+        Settings.from_environ({"ROUTER_BRIDGE_URL": url})
+
+
+def test_token_of_the_bridge_is_not_shown() -> None:
+    """Printing the settings, as a log or a traceback might, shows no secret."""
+    settings = Settings.from_environ({"ROUTER_BRIDGE_TOKEN": "very-secret"})
+
+    assert "very-secret" not in repr(settings)
+    assert settings.bridge_secret == "very-secret"
 
 
 INTEGER = "Input should be a valid integer, unable to parse string as an integer"

@@ -1,6 +1,6 @@
 """Health, readiness and metrics. Health never depends on an upstream; readiness fails while draining."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Literal
 
 from fastapi import APIRouter, Response
@@ -9,6 +9,8 @@ from pydantic import BaseModel
 from stratmaster_router.domain.errors import Draining
 from stratmaster_router.upstream.breaker import State
 from stratmaster_router.upstream.health import Health as UpstreamHealth
+
+BridgeState = Literal["up", "down"]
 
 
 class Health(BaseModel):
@@ -35,9 +37,16 @@ class Status(BaseModel):
     hops: list[HopStatus]
 
 
+class Readiness(Health):
+    """`litellm_bridge` is there where the policy has providers for it. Without it the others are served on."""
+
+    litellm_bridge: BridgeState | None = None
+
+
 def ops_routes(
     policy_hash: Callable[[], str],
     draining: Callable[[], bool],
+    bridge: Callable[[], Awaitable[BridgeState | None]],
     scrape: Callable[[], bytes],
     upstreams: UpstreamHealth,
 ) -> APIRouter:
@@ -48,11 +57,11 @@ def ops_routes(
     async def healthz() -> Health:
         return Health(status="ok", policy=policy_hash())
 
-    @router.get("/readyz", summary="The process takes requests", tags=["operations"])
-    async def readyz() -> Health:
+    @router.get("/readyz", summary="The process takes requests", tags=["operations"], response_model_exclude_none=True)
+    async def readyz() -> Readiness:
         if draining():
             raise Draining("The router is shutting down. Send requests to another replica.")
-        return Health(status="ready", policy=policy_hash())
+        return Readiness(status="ready", policy=policy_hash(), litellm_bridge=await bridge())
 
     @router.get("/internal/metrics", summary="Prometheus metrics", tags=["operations"], response_class=Response)
     def internal_metrics() -> Response:  # in a thread: there may be thousands of accounts to render

@@ -19,6 +19,7 @@ from uvicorn.supervisors import Multiprocess
 from stratmaster_router.api.drain import END_AT_ONCE
 from stratmaster_router.api.protocol import RouterProtocol
 from stratmaster_router.auth.keys import KeyFolder
+from stratmaster_router.cli.supervise import supervised_bridge
 from stratmaster_router.limits.store import StoreUnavailable
 from stratmaster_router.policy.problems import PolicyInvalid
 from stratmaster_router.policy.source import PolicySource
@@ -67,11 +68,11 @@ def serve(
         _prepare_database(settings, listener)
         # uvicorn raises the signal again once it has shut down, which must not look like a crash.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-        with contextlib.suppress(KeyboardInterrupt):
+        with contextlib.suppress(KeyboardInterrupt), supervised_bridge(settings) as addressed:
             if settings.workers == 1:
-                _serve_one(settings, listener)
+                _serve_one(addressed, listener)
             else:
-                _serve_many(settings, listener)
+                _serve_many(addressed, listener)
     except PolicyInvalid as error:
         _stop(
             "\n".join(f"{problem}" if problem.path else f"{settings.policy}: {problem}" for problem in error.problems)

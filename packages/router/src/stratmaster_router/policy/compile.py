@@ -6,42 +6,32 @@ warning says what to set.
 
 import hashlib
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
-from urllib.parse import urlsplit
 
 from stratmaster_router.domain.limits import Account, Metric, Window
 from stratmaster_router.domain.money import nano_dollars
 from stratmaster_router.domain.routing import (
     DEFAULT_MAX_TOKENS,
-    BreakerRule,
     Considered,
     Hop,
     Provider,
-    ProviderEndpoint,
-    Retries,
-    Secret,
-    Timeouts,
-    TlsFiles,
 )
-from stratmaster_router.policy.builtin import Reach, reach
-from stratmaster_router.policy.certificates import ReadFile, TlsTrouble, certificates
+from stratmaster_router.policy.builtin import reach
+from stratmaster_router.policy.certificates import ReadFile, TlsTrouble
 from stratmaster_router.policy.decide import DISABLED, screened
-from stratmaster_router.policy.fields import SecretRef, base_url
 from stratmaster_router.policy.prices import find_price
 from stratmaster_router.policy.problems import did_you_mean
+from stratmaster_router.policy.providers import Bridge, bridged_provider, compile_provider, enabled_providers
 from stratmaster_router.policy.schema import (
-    EndpointSpec,
     LimitsSpec,
     ModelSpec,
     PolicyDocument,
-    ProviderSpec,
     TenantProviderSpec,
     TenantSpec,
 )
 from stratmaster_router.policy.snapshot import Candidate, Route, Snapshot, TenantPolicy
 
-BRIDGE = "served by the LiteLLM bridge, which this version does not start"
 ROUTER = "stratmaster-router"
 """`owned_by` of a task in the listing; a model is owned by its first provider."""
 
@@ -61,19 +51,20 @@ def compile_policy(
     read_file: ReadFile,
     judge_tls: TlsTrouble,
     former: Mapping[str, Provider] = _NOTHING_BEFORE,
+    bridge: Bridge | None = None,
 ) -> Snapshot:
     """The snapshot of `document`, whose content hash is `policy`; secrets come from `environ` and `read_file`.
 
-    `former` are the providers until now: their certificates stay in use while the files hold no usable ones.
+    `former` are the providers until now: their certificates stay in use while the files hold no usable ones. With
+    `bridge`, providers of `wire: litellm` are reached there and their own secrets are not asked for.
     """
     providers: dict[str, Provider] = {}
-    for tenant in document.tenants.values():
-        for name, use in tenant.providers.items():
-            if use.enabled and name not in providers:
-                spec = document.providers.get(name, ProviderSpec())
-                before = former[name].tls if name in former else None
-                tls, trouble = certificates(spec.tls, read_file, judge_tls, before) if spec.tls else (None, None)
-                providers[name] = _provider(name, spec, environ, read_file, tls, trouble)
+    for name, spec in enabled_providers(document):
+        if bridge is not None and reach(name, spec).wire == "litellm":
+            providers[name] = bridged_provider(name, spec, bridge)
+        else:
+            before = former[name].tls if name in former else None
+            providers[name] = compile_provider(name, spec, environ, read_file, judge_tls, before)
     return Snapshot(
         hash=policy,
         tenants=MappingProxyType(
@@ -82,104 +73,6 @@ def compile_policy(
         providers=MappingProxyType(providers),
         warnings=tuple(_warnings(document, providers)),
     )
-
-
-def _provider(
-    name: str,
-    spec: ProviderSpec,
-    environ: Mapping[str, str],
-    read_file: ReadFile,
-    tls: TlsFiles | None,
-    tls_trouble: str | None,
-) -> Provider:
-    to = reach(name, spec)
-    address, trouble = to.base_url or "", None
-    if to.wire == "litellm":
-        trouble = BRIDGE
-    elif to.base_url is None and to.endpoint_env is not None:
-        address, trouble = _azure_address(to.endpoint_env, environ)
-    allow_hosts = tuple(host.lower() for host in spec.egress.allow_hosts) if spec.egress else ()
-    if allow_hosts and address and _bracketed_host(address) not in allow_hosts:
-        trouble = trouble or f"{to.endpoint_env} names a host that is not in egress.allow_hosts"
-    endpoints = tuple([_endpoint(each, environ, read_file) for each in spec.endpoints])
-    if endpoints:
-        secret, secret_trouble = endpoints[0].api_key, _none_left(endpoints)
-    else:
-        secret, secret_trouble = _secret(to.api_key, environ, read_file)
-    retries, backoff = spec.retries, spec.retries.backoff
-    return Provider(
-        name=name,
-        wire=to.wire,
-        base_url=address,
-        api_key=secret,
-        litellm_provider=to.litellm_provider,
-        timeouts=Timeouts(spec.timeouts.connect, spec.timeouts.first_byte, spec.timeouts.idle, spec.timeouts.total),
-        retries=Retries(retries.max, retries.on, backoff.initial, backoff.max),
-        breaker=BreakerRule(spec.breaker.failures, spec.breaker.window, spec.breaker.open_for),
-        tls=tls,
-        allow_hosts=allow_hosts,
-        misconfigured=trouble or secret_trouble or tls_trouble,
-        endpoints=endpoints,
-        hedge_after=spec.hedge.after if spec.hedge else None,
-        public_only=bool(address) and not _named(spec, to, _bracketed_host(address), allow_hosts),
-    )
-
-
-def _endpoint(spec: EndpointSpec, environ: Mapping[str, str], read_file: ReadFile) -> ProviderEndpoint:
-    secret, trouble = _secret(spec.api_key, environ, read_file)
-    return ProviderEndpoint(spec.base_url, secret, spec.weight, trouble)
-
-
-def _none_left(endpoints: Sequence[ProviderEndpoint]) -> str | None:
-    """What is wrong with all of `endpoints`; None where one can be called."""
-    troubles = [endpoint.misconfigured for endpoint in endpoints]
-    return None if None in troubles else troubles[0]
-
-
-def _azure_address(variable: str, environ: Mapping[str, str]) -> tuple[str, str | None]:
-    """The address below an Azure resource's endpoint, or why there is none; the variable's value is never repeated."""
-    endpoint = environ.get(variable, "").strip()
-    if not endpoint:
-        return "", f"{variable} is not set"
-    try:
-        address = base_url(endpoint)
-    except ValueError:
-        return "", f"{variable} is not an http:// or https:// address"
-    return address.removesuffix("/openai/v1") + "/openai/v1", None
-
-
-def _bracketed_host(address: str) -> str:
-    host = urlsplit(address).hostname or ""
-    return f"[{host}]" if ":" in host else host
-
-
-def _named(spec: ProviderSpec, to: Reach, host: str, allow_hosts: Sequence[str]) -> bool:
-    """Whether the policy itself names `host`; the built-in `localhost` is named by the provider's name."""
-    return bool(spec.base_url or spec.endpoints or host in allow_hosts or (to.base_url and host == "localhost"))
-
-
-def _secret(ref: SecretRef | None, environ: Mapping[str, str], read_file: ReadFile) -> tuple[Secret | None, str | None]:
-    """The secret, or what is wrong with it. White space around it, such as a file's last newline, is not part of it."""
-    if ref is None:
-        return None, None
-    if ref.env is not None:
-        place, value = ref.env, environ.get(ref.env)
-        if value is None:
-            return None, f"{place} is not set"
-    else:
-        place = f"secret file {ref.file}"
-        try:
-            value = read_file(ref.file or "")
-        except UnicodeDecodeError:
-            return None, f"{place} is not text"
-        except OSError as error:
-            return None, f"{place} cannot be read ({error.strerror or 'error'})"
-    value = value.strip()
-    if not value:
-        return None, f"{place} is empty"
-    if not value.isascii() or not value.isprintable() or " " in value:
-        return None, f"{place} holds characters that no key has"
-    return Secret(value), None
 
 
 def _tenant(

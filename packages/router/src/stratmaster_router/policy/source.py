@@ -7,12 +7,12 @@ kilobytes sees all of it, rotated secret files included.
 
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from stratmaster_router.domain.routing import Provider
-from stratmaster_router.policy.certificates import TlsTrouble
+from stratmaster_router.policy.certificates import ReadFile, TlsTrouble
 from stratmaster_router.policy.compile import compile_policy, content_hash
 from stratmaster_router.policy.parse import decode, parse
 from stratmaster_router.policy.problems import PolicyInvalid, Problem
@@ -46,20 +46,31 @@ _Content = bytes | str
 """What a file held, or (as text) why it could not be read."""
 
 
+Compile = Callable[[PolicyDocument, str, Mapping[str, str], ReadFile, TlsTrouble, Mapping[str, Provider]], Snapshot]
+"""What a process makes of the document, its content hash and the secrets: all of it, or the part that it needs."""
+
+
 class PolicySource:
     """One policy file. `snapshot` is the policy in force: one reference, replaced whole.
 
-    `refresh` is called by one thread at a time; `snapshot` may be read by any. `judge_tls` says what is wrong with
-    certificate files.
+    `document` is what the file says. `refresh` is called by one thread at a time; `snapshot` may be read by any.
+    `judge_tls` says what is wrong with certificate files.
     Raises PolicyInvalid when the file cannot take effect at the start.
     """
 
-    def __init__(self, path: str | os.PathLike[str], environ: Mapping[str, str], judge_tls: TlsTrouble) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        environ: Mapping[str, str],
+        judge_tls: TlsTrouble,
+        compile_: Compile = compile_policy,
+    ) -> None:
         self._path = Path(path)
         self._environ = environ
         self._judge_tls = judge_tls
+        self._compile = compile_
         content = _read(self._path)
-        self._document = _document(content)
+        self.document = _document(content)
         self._hash = content_hash(content if isinstance(content, bytes) else b"")
         self._tried = content
         self._files: dict[str, _Content] = {}
@@ -85,7 +96,7 @@ class PolicySource:
         if content != self._tried:
             self._tried = content
             try:
-                self._document = _document(content)
+                self.document = _document(content)
             except PolicyInvalid as invalid:
                 return Failed(invalid.problems)
             self._hash = content_hash(content if isinstance(content, bytes) else b"")
@@ -103,7 +114,7 @@ class PolicySource:
                 raise OSError(0, held)
             return held.decode()
 
-        snapshot = compile_policy(self._document, self._hash, self._environ, read_file, self._judge_tls, former)
+        snapshot = self._compile(self.document, self._hash, self._environ, read_file, self._judge_tls, former)
         self._files = used
         return snapshot
 

@@ -19,9 +19,10 @@ from stratmaster_router.domain.routing import (
 )
 from stratmaster_router.policy.compile import compile_policy, content_hash
 from stratmaster_router.policy.parse import parse
+from stratmaster_router.policy.providers import NO_BRIDGE, Bridge
 from stratmaster_router.policy.snapshot import Snapshot
 
-BRIDGE = "served by the LiteLLM bridge, which this version does not start"
+BRIDGE = Bridge("http://127.0.0.1:8087", Secret("token"))
 
 
 def unwhole(files: TlsFiles) -> str | None:
@@ -37,6 +38,7 @@ def compiled(
     environ: Mapping[str, str] | None = None,
     files: Mapping[str, str] | None = None,
     former: Snapshot | None = None,
+    bridge: Bridge | None = None,
 ) -> Snapshot:
     """The snapshot of a policy's text, with secrets from `environ` and `files`, in the place of `former`."""
 
@@ -46,15 +48,21 @@ def compiled(
         except KeyError:
             raise FileNotFoundError(errno.ENOENT, "No such file or directory", path) from None
 
-    return compile_policy(parse(text), "hash", environ or {}, read_file, unwhole, former.providers if former else {})
+    before = former.providers if former else {}
+    return compile_policy(parse(text), "hash", environ or {}, read_file, unwhole, before, bridge)
 
 
-def provider(spec: str, environ: Mapping[str, str] | None = None, files: Mapping[str, str] | None = None) -> Provider:
+def provider(
+    spec: str,
+    environ: Mapping[str, str] | None = None,
+    files: Mapping[str, str] | None = None,
+    bridge: Bridge | None = None,
+) -> Provider:
     """The one provider of a policy that is used; `spec` is its name and, after a colon, its entry."""
     name, _, entry = spec.partition(":")
     declared = f"providers: {{{name}: {entry}}}\n" if entry else ""
     used = f"tenants: {{acme: {{providers: {{{name}: {{models: {{t: {{default: m}}}}}}}}}}}}"
-    return compiled(declared + used, environ, files).providers[name]
+    return compiled(declared + used, environ, files, bridge=bridge).providers[name]
 
 
 def listing(text: str) -> tuple[tuple[str, str], ...]:
@@ -283,19 +291,72 @@ def test_host_that_the_policy_does_not_name_must_be_public(
     assert provider(spec, environ).public_only is public_only
 
 
-def test_litellm_provider_is_misconfigured_for_want_of_the_bridge() -> None:
-    """Hops of the LiteLLM wire fail over, and say why."""
-    assert provider("anthropic", {"ANTHROPIC_API_KEY": "k"}) == Provider(
+def test_litellm_provider_is_reached_at_the_bridge_without_its_own_key() -> None:
+    """The router needs to know the bridge's token only; the key of the provider is the bridge's business."""
+    assert provider("anthropic", {}, bridge=BRIDGE) == Provider(
+        name="anthropic",
+        wire="litellm",
+        base_url="http://127.0.0.1:8087/anthropic/v1",
+        api_key=Secret("token"),
+        litellm_provider="anthropic",
+    )
+    entry = "claude: {wire: litellm, litellm_provider: anthropic, base_url: 'https://h', timeouts: {connect: 1s}}"
+    assert provider(entry, bridge=BRIDGE) == Provider(
+        name="claude",
+        wire="litellm",
+        base_url="http://127.0.0.1:8087/claude/v1",
+        api_key=Secret("token"),
+        litellm_provider="anthropic",
+        timeouts=Timeouts(connect=1.0),
+    )
+
+
+def test_provider_on_the_openai_wire_does_not_change_for_the_bridge() -> None:
+    """Native traffic never passes the bridge."""
+    assert provider("openai", {"OPENAI_API_KEY": "k"}, bridge=BRIDGE) == provider("openai", {"OPENAI_API_KEY": "k"})
+
+
+def test_litellm_provider_without_a_bridge_is_misconfigured() -> None:
+    """Its hops fail over, and say what to install or to set."""
+    assert provider("anthropic", {"ANTHROPIC_API_KEY": "k"}, bridge=Bridge("", Secret(""))) == Provider(
         name="anthropic",
         wire="litellm",
         base_url="",
-        api_key=Secret("k"),
         litellm_provider="anthropic",
-        misconfigured=BRIDGE,
+        misconfigured="needs the LiteLLM bridge: install stratmaster-router[litellm], or set ROUTER_BRIDGE_URL",
     )
-    assert provider("claude: {wire: litellm, litellm_provider: anthropic}") == Provider(
-        name="claude", wire="litellm", base_url="", litellm_provider="anthropic", misconfigured=BRIDGE
+    tokenless = provider("anthropic", bridge=Bridge("http://h", Secret("")))
+    assert tokenless.misconfigured == "ROUTER_BRIDGE_TOKEN is not set"
+
+
+def test_litellm_provider_by_itself_has_its_own_key_and_address() -> None:
+    """So the bridge reads the policy, and `policy check`, which reports a key that is missing."""
+    assert provider("anthropic", {"ANTHROPIC_API_KEY": "k"}) == Provider(
+        name="anthropic", wire="litellm", base_url="", api_key=Secret("k"), litellm_provider="anthropic"
     )
+    assert provider("anthropic").misconfigured == "ANTHROPIC_API_KEY is not set"
+    assert provider("claude: {wire: litellm, litellm_provider: anthropic, base_url: 'https://h'}") == Provider(
+        name="claude", wire="litellm", base_url="https://h", litellm_provider="anthropic"
+    )
+
+
+@pytest.mark.parametrize("bridge", [None, BRIDGE], ids=["itself", "at the bridge"])
+@pytest.mark.parametrize(
+    ("entry", "why"),
+    [
+        ("base_url: 'https://h', tls: {ca: /ca}", "tls does not reach through the LiteLLM bridge"),
+        (
+            "egress: {allow_hosts: [h]}",
+            "egress.allow_hosts needs base_url beside wire: litellm: the address is LiteLLM's own",
+        ),
+    ],
+)
+def test_what_litellm_would_not_hold_makes_its_provider_misconfigured(
+    entry: str, why: str, bridge: Bridge | None
+) -> None:
+    """A certificate that is not shown, or hosts that are not held to, are not taken for granted."""
+    found = provider(f"claude: {{wire: litellm, litellm_provider: anthropic, {entry}}}", bridge=bridge)
+    assert found.misconfigured == why
 
 
 def test_built_in_provider_on_the_litellm_wire_keeps_its_litellm_name() -> None:
@@ -404,10 +465,11 @@ def test_warnings_name_what_an_operator_should_mend() -> None:
             providers: {groq: {enabled: false}}
         """,
         {"OPENROUTER_API_KEY": "k"},
+        bridge=Bridge("", Secret("")),
     )
     assert snapshot.warnings == (
         "providers.openai: OPENAI_API_KEY is not set; calls to it fail over",
-        f"providers.claude: {BRIDGE}; calls to it fail over",
+        f"providers.claude: {NO_BRIDGE}; calls to it fail over",
         "providers.spare: no tenant uses this provider",
         "models.gpt-41: no tenant uses this model, did you mean 'gpt-4.1'?",
         "tenants.acme: 't' names a task and a model; the task wins",
