@@ -35,7 +35,7 @@ class Provider:
                 self.asked.put_nowait(time.monotonic())
                 act = first.split("/")[1]
                 await getattr(self, act)(writer, b'"stream":true' in sent)
-                if act not in ("well", "failing"):
+                if act != "well":
                     # Nothing more comes on this connection than its end.
                     await reader.read()
                     break
@@ -76,11 +76,6 @@ class Provider:
         while not writer.is_closing():
             writer.write(b"%x\r\n%b\r\n" % (len(long), long))
             await writer.drain()
-
-    async def failing(self, writer: asyncio.StreamWriter, stream: bool) -> None:
-        """Refuse, at once."""
-        del stream
-        writer.write(head("application/json", f"Content-Length: {len(ERROR)}", status="503 Oops") + ERROR)
 
     async def busy(self, writer: asyncio.StreamWriter, stream: bool) -> None:
         """Refuse, and ask to be left alone for long."""

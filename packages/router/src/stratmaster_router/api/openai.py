@@ -20,7 +20,7 @@ from stratmaster_router.upstream.stream import UpstreamStream
 from stratmaster_router.upstream.watch import Watch, Watchdog
 
 # Seconds that the last event of a stream may take where the deadline has passed.
-_LAST_WRITE = 0.05
+_LAST_WRITE = 0.02
 
 log = structlog.stdlib.get_logger("stratmaster_router")
 
