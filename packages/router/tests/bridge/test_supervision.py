@@ -38,7 +38,9 @@ def claude() -> Iterator[Anthropic]:
 
 def policy(mock: Mock, claude: Anthropic | None) -> str:
     """Acme's: a native provider, a task for each, and one that falls back from LiteLLM's to the native."""
-    entry = f"\n  claude: {claude.policy_entry}" if claude else ""
+    # One attempt a request, and a long `Retry-After` keeps nobody out of the next test.
+    once = "retries: {max: 0, backoff: {max: 1h}}, breaker: {failures: 1000}"
+    entry = f"\n  claude: {claude.policy_entry.removesuffix('}')}, {once}}}" if claude else ""
     tasks = "\n      claude: {models: {claude: {default: claude-sonnet-4-5}, both: {default: claude-sonnet-4-5}}}"
     return f"""
 providers:
