@@ -9,7 +9,8 @@ from support.emulated.cohere import Cohere
 from support.emulated.gemini import Gemini
 from support.emulated.mistral import Mistral
 
-EMULATORS: list[Emulator] = [Anthropic(), Gemini(), Bedrock(), Cohere(), Mistral()]
+ANTHROPIC, BEDROCK = Anthropic(), Bedrock()
+EMULATORS: list[Emulator] = [ANTHROPIC, Gemini(), BEDROCK, Cohere(), Mistral()]
 
 
 @pytest.fixture(scope="session")
@@ -26,3 +27,16 @@ def emulator(request: pytest.FixtureRequest, bridge: Bridge) -> Iterator[Emulato
     one.fault = Fault()
     yield one
     one.fault = Fault()
+
+
+@pytest.fixture
+def anthropic(bridge: Bridge) -> Iterator[Anthropic]:
+    """The emulated Anthropic."""
+    yield ANTHROPIC
+    ANTHROPIC.fault = Fault()
+
+
+@pytest.fixture
+def bedrock(bridge: Bridge) -> Bedrock:
+    """The emulated Bedrock."""
+    return BEDROCK

@@ -116,12 +116,10 @@ def test_completion_of_anything_but_one_text_is_refused(bridge: Bridge, prompt: 
     assert (status, answer["error"]["param"]) == (400, "prompt")
 
 
-def test_error_event_in_a_stream_is_a_failure(bridge: Bridge, emulator: Emulator) -> None:
+def test_error_event_in_a_stream_is_a_failure(bridge: Bridge, anthropic: Anthropic) -> None:
     """Anthropic's way to break off: it must not look complete."""
-    if not isinstance(emulator, Anthropic):
-        pytest.skip("another provider")
-    emulator.fault = Fault(cut=True, broken=OVERLOADED)
-    events = bridge.stream("anthropic", {"model": emulator.model, "messages": HELLO})
+    anthropic.fault = Fault(cut=True, broken=OVERLOADED)
+    events = bridge.stream("anthropic", {"model": anthropic.model, "messages": HELLO})
     assert (events[-1]["error"]["code"], events[-1]["error"]["retryable"]) == ("upstream_error", True)
     assert [c for e in events[:-1] for c in e["choices"] if c.get("finish_reason")] == []
 
@@ -141,14 +139,12 @@ def test_embedding(bridge: Bridge, encoding: str | None) -> None:
     assert answer["usage"]["prompt_tokens"] == INPUT
 
 
-def test_requests_to_bedrock_are_signed(bridge: Bridge, emulator: Emulator) -> None:
+def test_requests_to_bedrock_are_signed(bridge: Bridge, bedrock: Bedrock) -> None:
     """With the keys of the environment, for its region."""
-    if not isinstance(emulator, Bedrock):
-        pytest.skip("another provider")
-    bridge.post("bedrock", {"model": emulator.model, "messages": HELLO})
+    bridge.post("bedrock", {"model": bedrock.model, "messages": HELLO})
 
-    assert emulator.last.headers["authorization"].startswith("AWS4-HMAC-SHA256 Credential=AKIAEMULATED/")
-    assert "/eu-north-1/bedrock/aws4_request" in emulator.last.headers["authorization"]
+    assert bedrock.last.headers["authorization"].startswith("AWS4-HMAC-SHA256 Credential=AKIAEMULATED/")
+    assert "/eu-north-1/bedrock/aws4_request" in bedrock.last.headers["authorization"]
 
 
 @pytest.mark.parametrize("fault", [Fault(), Fault(status=400), Fault(status=500), Fault(cut=True)], ids=str)
