@@ -3,7 +3,13 @@
 from functools import partial
 from typing import Self
 
-from stratmaster_router.domain.errors import LimitExceeded, LimitStoreUnavailable, RequestExceedsLimit, limit_code
+from stratmaster_router.domain.errors import (
+    InvalidRequest,
+    LimitExceeded,
+    LimitStoreUnavailable,
+    RequestExceedsLimit,
+    limit_code,
+)
 from stratmaster_router.domain.routing import Hop
 from stratmaster_router.limits.reservation import Reservation
 from stratmaster_router.upstream.trip import Exposure, HopRemoved
@@ -24,10 +30,11 @@ class LimitsHold:
         self.book(exposure)
         try:
             return await self._reservation.admit(hop)
-        except LimitStoreUnavailable as refused:
+        except (LimitStoreUnavailable, InvalidRequest) as refused:
             if not self._optional:
                 raise
-            raise HopRemoved(refused, "limit_store_unavailable", None) from None
+            code = "invalid_request" if isinstance(refused, InvalidRequest) else "limit_store_unavailable"
+            raise HopRemoved(refused, code, None) from None
         except (LimitExceeded, RequestExceedsLimit) as refused:
             if refused.account.provider is None and not self._optional:
                 raise

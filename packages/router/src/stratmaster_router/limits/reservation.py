@@ -115,6 +115,9 @@ class Reservation:
         self._hop = hop
         if not hop.accounts:
             self.leases = ()
+            # What a former hop was bounded by does not bound this one.
+            self._input = self._bound = self._output = 0
+            self._bounded = False
             return None
         self.leases = self._limiter.leases.of(hop.accounts)
         # Far from every cap the crudest bound is reserved: it costs nothing, and what is not used comes back.

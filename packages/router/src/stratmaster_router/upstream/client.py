@@ -269,6 +269,7 @@ class Upstreams:
         self._resolver = resolver
         self._pools: dict[str, Pool] = {}
         self._retired: set[Pool] = set()
+        self._closing: set[asyncio.Task[None]] = set()
 
     def pool(self, provider: Provider) -> Pool:
         """The clients of `provider`. Raises `Misconfigured`."""
@@ -279,6 +280,9 @@ class Upstreams:
             if pool.provider == provider:
                 pool.provider = provider
                 return pool
+        for retired in self._retired:
+            if retired.provider is provider:
+                return retired  # a request of the former policy goes on where it began
         fresh = Pool(provider, trust_env=self._trust_env, resolver=self._resolver)
         if pool is not None:
             self._retire(pool)
@@ -292,7 +296,9 @@ class Upstreams:
 
         def close() -> None:
             self._retired.discard(pool)
-            self._closing = loop.create_task(pool.close())
+            task = loop.create_task(pool.close())
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
 
         loop.call_later(pool.provider.timeouts.total, close)
 

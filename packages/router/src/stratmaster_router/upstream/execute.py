@@ -13,6 +13,7 @@ from stratmaster_router.domain.errors import (
     ClientDisconnected,
     DeadlineExceeded,
     Draining,
+    RouterError,
     StreamBroken,
     UpstreamRejected,
 )
@@ -33,6 +34,8 @@ BREAKER_OPEN = "breaker_open"
 CANCELLED = "cancelled"
 # A key that was refused is tried again after so long, where the provider has another meanwhile.
 _BAD_KEY = 60.0
+# The connector's own timer of a connection comes first; this one has the search for the address and all tries in it.
+_LATE = 0.05
 _UNREACHED = frozenset(
     {"upstream_connect_failed", "upstream_connect_timeout", "upstream_tls_failed", "upstream_egress_denied"}
 )
@@ -89,19 +92,25 @@ class _Walk(Struct):
         while True:
             step = self._next()
             if step is None:
-                if self.removed is not None and not self.trip.calls:
-                    raise self.removed.refusal
-                raise _exhausted(self.trip.attempts)
+                raise self._failure()
             if step.wait:
                 await self._pause(step.wait)
             hop = self.hops[step.hop]
-            if hop.provider.hedge_after is None or step.hop + 1 >= len(self.hops):
+            if hop.provider.hedge_after is None or not self._untried(step.hop + 1):
                 reply = await self._attempt(step, self.leg)
             else:
                 reply = await self._race(step, hop.provider.hedge_after)
             if reply is not None:
                 self.leg.watch.commit()
                 return reply
+
+    def _failure(self) -> RouterError:
+        """What a client gets whose plan is exhausted."""
+        removed, self.removed = self.removed, None
+        if removed is not None and not self.trip.calls:
+            forget_frames(removed.refusal)
+            return removed.refusal
+        return _exhausted(self.trip.attempts)
 
     def _next(self) -> Step | None:
         attempts = self.trip.attempts
@@ -113,6 +122,10 @@ class _Walk(Struct):
         if step is not None and step.retry:
             budget.retry()  # at once: while this one waits, others are decided
         return step
+
+    def _untried(self, place: int) -> bool:
+        """Whether there is a hop number `place` that has not been tried yet."""
+        return place < len(self.hops) and all(attempt.hop < place for attempt in self.trip.attempts)
 
     async def _pause(self, seconds: float) -> None:
         watch = self.leg.watch
@@ -133,37 +146,38 @@ class _Walk(Struct):
         main, trip = self.leg, self.trip
         began, waited = perf_counter(), trip.upstream_seconds
         legs: dict[asyncio.Task[Reply | None], tuple[Step, _Leg]] = {}
-
-        def start(step: Step, leg: _Leg) -> None:
-            legs[asyncio.create_task(self._run_leg(step, leg))] = step, leg
-
         first = _Leg(main.watch, main.hold, main.exposure)
-        start(step, first)
+        legs[asyncio.create_task(self._run_leg(step, first))] = step, first
         main.watch.rest()
         winner: asyncio.Task[Reply | None] | None = None
         try:
             await asyncio.wait(legs, timeout=after)
-            following = Step(step.hop + 1)
-            if not all(task.done() for task in legs):
-                start(following, _Leg(main.watch, main.hold.fork()))
-            waiting = set(legs)
-            while waiting and winner is None:
-                done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-                winner = next((task for task in done if task.exception() or task.result()), None)
+            if first.began and not any(task.done() for task in legs):
+                # What waits for its limits is not slow, and has nothing yet that the other one could share.
+                other = _Leg(main.watch, main.hold.fork())
+                following = Step(step.hop + 1)
+                legs[asyncio.create_task(self._run_leg(following, other))] = following, other
+            winner = await _first_to_answer(legs)
         except asyncio.CancelledError as cancelled:
             raise main.watch.interruption(cancelled) from None
         finally:
             await self._end(legs, winner)
+            trip.upstream_seconds = waited + perf_counter() - began  # not the sum: they ran side by side
         if winner is None:
             return None
-        step, leg = legs[winner]
-        reply = winner.result()
+        step, leg = legs.pop(winner)
+        legs.clear()
+        try:
+            reply = winner.result()
+        finally:
+            del winner  # it keeps its exception, whose frames keep it
         assert reply is not None
         if reply.stream is not None:
             reply.stream.watched_by(main.watch)
         main.watch.continue_as(leg.watch)
+        seconds = trip.upstream_seconds
         trip.record(step, reply.hop, leg.began, 200, None)
-        trip.upstream_seconds = waited + perf_counter() - began  # not the sum: they ran side by side
+        trip.upstream_seconds = seconds
         return reply
 
     async def _run_leg(self, step: Step, leg: _Leg) -> Reply | None:
@@ -183,19 +197,24 @@ class _Walk(Struct):
                 await asyncio.wait(pending)
             except asyncio.CancelledError as cancelled:
                 late = cancelled
-        replies = {task: task.result() for task in legs if not task.cancelled() and task.exception() is None}
         first, *others = [leg for _, leg in legs.values()]
         won = False
         for other in others:
             won = winner is not None and legs[winner][1] is other
             self.leg.hold.join(other.hold, first.exposure, other.exposure, won=won)
         self.leg.exposure = others[0].exposure if won else first.exposure
-        for task, reply in replies.items():
-            # Two may have answered in one moment, and nobody may be left to be answered.
-            if reply is not None and reply.stream is not None and (task is not winner or late is not None):
-                reply.stream.close()
+        for task, (step, leg) in legs.items():
+            reply = None if task.cancelled() or task.exception() is not None else task.result()
+            if reply is not None and (task is not winner or late is not None):
+                # Two may have answered in one moment, and nobody may be left to be answered.
+                self.trip.record(step, reply.hop, leg.began, None, CANCELLED)
+                if reply.stream is not None:
+                    reply.stream.close()
         if late is not None:
-            raise self.leg.watch.interruption(late) from None
+            try:
+                raise self.leg.watch.interruption(late) from None
+            finally:
+                del late
 
     async def _attempt(self, step: Step, leg: _Leg) -> Reply | None:
         """Ask the step's hop. None where it failed, or was kept out, which is noted."""
@@ -205,10 +224,12 @@ class _Walk(Struct):
         if self._open(step, hop, breaker):
             return None
         exposure, leg.exposure = leg.exposure, _NOTHING  # it is for the hold to book, once
+        leg.watch.rest()  # no phase of a former attempt may interrupt what waits for a limit
         try:
             bound = await leg.hold.admit(hop, exposure)
         except HopRemoved as refused:
             trip.kept_out(step, hop, refused.code, refused.wait)
+            forget_frames(refused)  # they hold this walk, which holds the refusal
             if self.removed is None or _sooner(refused, self.removed):
                 self.removed = refused
             return None
@@ -258,10 +279,12 @@ class _Walk(Struct):
         timeouts, envelope, endpoint, watch = hop.provider.timeouts, self.envelope, self.endpoint, leg.watch
         body = envelope.for_upstream(hop.model, bound)
         watch.attempt(timeouts.total)
-        watch.phase(timeouts.connect + timeouts.first_byte)
+        watch.phase(timeouts.connect + _LATE)
         response: UpstreamResponse | None = None
+        connected = False
         try:
             connection = await client.connect(endpoint)
+            connected = True
             watch.phase(timeouts.first_byte)
             leg.exposure = _INPUT if envelope.stream else _ALL
             response = await client.post(connection, endpoint, body, self.headers)
@@ -280,7 +303,28 @@ class _Walk(Struct):
                 response.close()
             elif handshake_failed(failure):
                 leg.exposure = _NOTHING  # what was sent has not been read: no server does before the handshake's end
-            raise _meaning(failure, response, watch) from None
+            raise _meaning(failure, response, watch, connected=connected) from None
+
+
+async def _first_to_answer(
+    legs: Mapping[asyncio.Task[Reply | None], tuple[Step, _Leg]],
+) -> asyncio.Task[Reply | None] | None:
+    """The leg that answered first, or else one that says why the request must end; None where both only failed.
+
+    An exception of the hedge waits for the first leg: what the one does not take, the other may.
+    """
+    first, *_ = legs
+    waiting, ended = set(legs), None
+    while waiting and ended is not first:
+        done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        for task in sorted(done, key=lambda each: each is first):
+            if task.cancelled():
+                continue
+            if task.exception() is not None:
+                ended = task
+            elif task.result() is not None:
+                return task
+    return ended
 
 
 def _tell(breaker: Breaker, client: UpstreamClient, hop: Hop, failure: HopFailed, *, probe: bool) -> None:
@@ -310,12 +354,16 @@ _GIVEN_UP: dict[type[BaseException], str] = {
 }
 
 
-def _meaning(failure: BaseException, response: UpstreamResponse | None, watch: Watch) -> BaseException:
+def _meaning(
+    failure: BaseException, response: UpstreamResponse | None, watch: Watch, *, connected: bool
+) -> BaseException:
     """Translate what went wrong in a hop before it committed."""
     status = None if response is None else response.status
     if isinstance(failure, asyncio.CancelledError):
         meant = watch.interruption(failure)
-        return HopFailed("upstream_timeout", status) if isinstance(meant, PhaseExpired) else meant
+        if isinstance(meant, PhaseExpired):
+            return HopFailed("upstream_timeout" if connected else "upstream_connect_timeout", status)
+        return meant
     if isinstance(failure, (BadAnswer, StreamBroken)):
         return HopFailed(failure.code, status)
     if isinstance(failure, aiohttp.ConnectionTimeoutError):

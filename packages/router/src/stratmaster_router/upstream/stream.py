@@ -6,7 +6,7 @@ from time import monotonic
 
 import aiohttp
 
-from stratmaster_router.domain.errors import Draining, StreamBroken
+from stratmaster_router.domain.errors import DeadlineExceeded, Draining, StreamBroken
 from stratmaster_router.domain.usage import Usage
 from stratmaster_router.upstream.client import UpstreamResponse
 from stratmaster_router.upstream.watch import PhaseExpired, Watch
@@ -14,6 +14,8 @@ from stratmaster_router.wire.answer import StreamReader
 
 NETWORK_FAILURES = (aiohttp.ClientError, OSError, TimeoutError)
 
+# What may happen once the answer is whole.
+_TOO_LATE_TO_MATTER = (PhaseExpired, DeadlineExceeded, Draining, StreamBroken, *NETWORK_FAILURES)
 _KEEP_ALIVE = 15.0
 # After [DONE] only the end of the HTTP message is awaited, so that the connection can be used again.
 _LAST_BYTES = 1.0
@@ -112,7 +114,7 @@ class UpstreamStream:
         except BaseException as failure:
             self._ended = True
             self._response.close()
-            if reader.complete and isinstance(failure, (PhaseExpired, Draining, StreamBroken, *NETWORK_FAILURES)):
+            if reader.complete and isinstance(failure, _TOO_LATE_TO_MATTER):
                 return b""
             if isinstance(failure, NETWORK_FAILURES):
                 self.broken()

@@ -56,6 +56,7 @@ class Watch:
             yield watch
         finally:
             watch.close()
+            del watch._task  # which keeps the exception that ended it, whose frames keep this watch
 
     def continue_as(self, fork: "Watch") -> None:
         """Go on with the attempt that `fork` has watched over."""
