@@ -12,12 +12,18 @@ providers:
   first:
     base_url: {mock}/v1
     timeouts: {{connect: 2s, first_byte: 20s, idle: 20s, total: 60s}}
+    retries: {{max: 0}}
+    breaker: {{failures: 100000}}
   brief:
     base_url: {mock}/v1
     timeouts: {{connect: 50ms, first_byte: 50ms, idle: 50ms, total: 10s}}
+    retries: {{max: 0}}
+    breaker: {{failures: 100000}}
   brief-in-all:
     base_url: {mock}/v1
     timeouts: {{connect: 50ms, first_byte: 50ms, idle: 50ms, total: 50ms}}
+    retries: {{max: 0}}
+    breaker: {{failures: 100000}}
 tenants:
   acme:
     providers:

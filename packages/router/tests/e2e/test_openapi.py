@@ -42,7 +42,7 @@ def test_every_operation_does_what_the_openapi_document_says(
             seconds=60,
         )
         assert ended.returncode == 0, ended.stdout + ended.stderr
-        assert "Selected: 8/8" in ended.stdout
+        assert "Selected: 9/9" in ended.stdout
         assert "Traceback" not in served.stderr()
         if models is None:
             assert upstream.requests() == []

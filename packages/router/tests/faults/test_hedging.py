@@ -296,3 +296,46 @@ def test_the_deadline_ends_both(tmp_path: Path) -> None:
         answer = call(router, "POST", "/v1/chat/completions", HELLO, identified(x_request_timeout_ms="500"))
         assert (let_go(a), let_go(b)) == ([True], [True])
     assert (answer.status, answer.error()["code"]) == (504, "deadline_exceeded")
+
+
+def test_what_the_hedge_does_not_take_the_first_may(tmp_path: Path) -> None:
+    """A refusal of the request by the other hop is no answer while the first is at work."""
+    asked = threading.Event()
+
+    def waits(exchange: Exchange) -> None:
+        asked.wait(20)
+        answers(exchange)
+
+    def rejects(exchange: Exchange) -> None:
+        exchange.answer(b'{"error":{"message":"context too long for me"}}', status="400 Bad Request")
+        asked.set()
+
+    with (
+        running_scripted(waits) as a,
+        running_scripted(rejects) as b,
+        running_router(tmp_path, policy(a, b)) as router,
+    ):
+        answer = chat(router)
+    assert seen(answer) == (200, "a", "2")
+    assert len(b.exchanges) == 1
+
+
+def test_a_hop_that_failed_is_not_asked_again_by_a_retry_of_the_hedged_one(tmp_path: Path) -> None:
+    """The first is tried twice, the other once."""
+    asked = threading.Event()
+
+    def waits(exchange: Exchange) -> None:
+        asked.wait(20)
+        refuses(exchange)
+
+    def gone(exchange: Exchange) -> None:
+        exchange.answer(b'{"error":{"message":"no such model"}}', status="404 Not Found")
+        asked.set()
+
+    with running_scripted(waits) as a, running_scripted(gone) as b:
+        text = policy(a, b).replace("retries: {max: 0}", "retries: {max: 1, backoff: {initial: 1ms, max: 1ms}}", 1)
+        with running_router(tmp_path, text) as router:
+            answer = chat(router)
+    attempts = [(each["provider"], each["status"]) for each in answer.error()["attempts"]]
+    assert attempts == [("b", 404), ("a", 503), ("a", 503)]
+    assert float(answer.headers.get("x-router-overhead-ms", "0")) >= 0

@@ -449,3 +449,56 @@ def test_a_key_that_is_missing_leaves_its_endpoint_out(tmp_path: Path, several: 
     with running_router(tmp_path, text) as router:
         assert {chat(router).status for _ in range(10)} == {200}
     assert [len(upstream.exchanges) for upstream in upstreams] == [0, 10]
+
+
+def test_no_endpoint_shows_its_key_or_address(tmp_path: Path, several: Upstreams) -> None:
+    """A rejection that repeats them comes through without, whichever endpoint it is of."""
+
+    def tells(exchange: Exchange) -> None:
+        key, host = exchange.headers["authorization"], exchange.headers["host"]
+        message = json.dumps({"error": {"message": f"not with {key} at {host}, whoever that is"}})
+        exchange.answer(message.encode(), status="400 Bad Request")
+
+    upstreams = several(tells, tells)
+    with running_router(tmp_path, endpoints(tmp_path, upstreams)) as router:
+        bodies = [chat(router).body for _ in range(30)]
+    assert min(len(upstream.exchanges) for upstream in upstreams) > 0
+    for index, upstream in enumerate(upstreams):
+        assert not [body for body in bodies if b"sk-upstream-%d" % index in body or b"%d" % upstream.port in body]
+
+
+def test_a_former_hops_time_does_not_end_the_wait_for_a_limit(tmp_path: Path) -> None:
+    """The first hop used up nearly all of its patience, and the next one's place comes free a little later."""
+    hold, release = threading.Event(), threading.Event()
+
+    def slow_html(exchange: Exchange) -> None:
+        time.sleep(0.4)
+        exchange.answer(b"<html>", "text/html")
+
+    def held(exchange: Exchange) -> None:
+        if not hold.is_set():
+            hold.set()
+            release.wait(20)
+        exchange.answer(OK)
+
+    with running_scripted(slow_html) as first, running_scripted(held) as second:
+        text = f"""
+providers:
+  a: {{base_url: "{first.url}/v1", retries: {{max: 0}}, timeouts: {{connect: 500ms, first_byte: 500ms, idle: 500ms}}}}
+  b: {{base_url: "{second.url}/v1"}}
+tenants:
+  acme:
+    providers:
+      a: {{models: {{reasoning: {{default: m}}}}}}
+      b: {{limits: {{max_parallel: 1}}, models: {{reasoning: {{default: m}}, other: {{default: n}}}}}}
+"""
+        with running_router(tmp_path, text) as router, ThreadPoolExecutor(2) as pool:
+            other = pool.submit(chat, router, model="other")
+            hold.wait(20)
+            waiting = pool.submit(chat, router)
+            eventually(lambda: len(first.exchanges), bool)
+            threading.Timer(0.65, release.set).start()
+            assert other.result().status == 200
+            answer = waiting.result()
+    assert answer.status in (200, 503)  # 503 where the place came free too late for the router's patience
+    assert b"internal_error" not in answer.body

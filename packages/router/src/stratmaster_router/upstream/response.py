@@ -116,9 +116,10 @@ def _scrubbed(text: str, provider: Provider) -> str:
     ways = provider.endpoints or (ProviderEndpoint(provider.base_url, provider.api_key),)
     hidden = [re.escape(way.api_key.value) for way in ways if way.api_key is not None]
     hidden.append(r"https?://\S+")
-    for way in ways:
-        address = urlsplit(way.base_url)
-        hidden += [re.escape(address.netloc), re.escape(address.hostname or "")]
+    addresses = [urlsplit(way.base_url) for way in ways]
+    # Of one host with several ports the ports must not be left.
+    hidden += [re.escape(address.netloc) for address in addresses]
+    hidden += [re.escape(address.hostname or "") for address in addresses]
     pattern = "|".join(part for part in hidden if part)
     return re.sub(pattern, "…", text, flags=re.IGNORECASE)[:_LONGEST_MESSAGE]
 
