@@ -24,6 +24,13 @@ providers:
     timeouts: {{connect: 50ms, first_byte: 50ms, idle: 50ms, total: 50ms}}
     retries: {{max: 0}}
     breaker: {{failures: 100000}}
+  hedging:
+    base_url: {mock}/v1
+    timeouts: {{first_byte: 20s}}
+    breaker: {{failures: 100000}}
+    hedge: {{after: 20ms}}
+  exhausted: {{base_url: "{mock}/v1"}}
+  spare: {{base_url: "{mock}/v1"}}
 tenants:
   acme:
     providers:
@@ -45,6 +52,18 @@ tenants:
         models:
           late: {{default: "gpt-4.1@fault=stall-before-headers"}}
           endless: {{default: "gpt-4.1@chunks=100,gap=20ms"}}
+      hedging:
+        models:
+          hedged: {{default: "gpt-4.1@fault=stall-before-headers"}}
+      exhausted:
+        limits: {{rpm: 1}}
+        models:
+          removed: {{default: gpt-4.1}}
+          refused: {{default: gpt-4.1}}
+      spare:
+        models:
+          hedged: {{default: gpt-4.1}}
+          removed: {{default: gpt-4.1}}
 """
 
 

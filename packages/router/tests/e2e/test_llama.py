@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from support.processes import Answer, Line, Scrape, free_port, part_missing, process, wait_until
+from support.processes import Answer, Line, Scrape, free_port, healthy, part_missing, process, wait_until
 from support.servers import REPOSITORY, RunningRouter, running_router
 
 TESTS = REPOSITORY / "packages" / "router" / "tests"
@@ -81,19 +81,9 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Llama]:
     port = free_port()
     arguments = [sys.executable, "-m", "support.llama", str(folder / "tiny.gguf"), str(port)]
     with process(arguments, TESTS) as ran:
-        wait_until(lambda: _loaded(port) or not ran.running(), "llama.cpp is up")
+        wait_until(lambda: healthy(port, "/health") or not ran.running(), "llama.cpp is up")
         assert ran.running(), ran.stderr()
         yield Llama(port)
-
-
-def _loaded(port: int) -> bool:
-    line = Line(port)
-    try:
-        return line.get("/health", {}).status == 200
-    except OSError:
-        return False
-    finally:
-        line.close()
 
 
 def call(router: RunningRouter, path: str, body: dict[str, Any]) -> Answer:

@@ -91,6 +91,11 @@ SLOW_KINDS: dict[str, Callable[[Line], None]] = {
     "stalling stream": breaks("stalling", b"upstream_stream_stalled"),
     "late answer": posts({**CHAT, "model": "late"}, 504),
     "endless stream": breaks("endless", b"deadline_exceeded"),
+    "hedged answer": posts({**CHAT, "model": "hedged"}, 200),
+    "hedged stream": posts({**STREAM, "model": "hedged"}, 200),
+    "removed hop": posts({**CHAT, "model": "removed"}, 200),
+    # The only request of the minute was the one before.
+    "refused by a provider's limit": posts({**CHAT, "model": "refused"}, 429),
 }
 
 

@@ -4,40 +4,32 @@ import threading
 from pathlib import Path
 
 import pytest
+from support.acts import DONE, EVENT, FINISH, WHOLE, answers, refuses, stall
 from support.books import rows, used
 from support.calls import HELLO, Answer, call, chat, connected, eventually, identified, request_bytes
-from support.scripted import Exchange, Script, Scripted, running_scripted, stream_head
+from support.scripted import Exchange, Script, Scripted, running_scripted
 from support.servers import running_router
 
-PLAIN = (
-    b'{"choices":[{"index":0,"message":{"role":"assistant","content":"hi"}}],'
-    b'"usage":{"prompt_tokens":3,"completion_tokens":1}}'
-)
-EVENT = b'data: {"choices":[{"index":0,"delta":{"content":"a"},"finish_reason":null}]}\n\n'
-USAGE = b'data: {"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":1}}\n\n'
-DONE = b"data: [DONE]\n\n"
 # 92 bytes of body, which count as so many tokens where money is at stake: 92,000 nano-dollars, and 50 * 2,000.
 BOUND = {**HELLO, "max_tokens": 50}
+DOWN = refuses("503 Service Unavailable")
 
 
-def answers(exchange: Exchange) -> None:
-    """A provider that is well, and answers as it was asked."""
-    if b'"stream":true' in exchange.body.replace(b" ", b""):
-        exchange.send(stream_head())
-        for piece in (EVENT, USAGE, DONE, b""):
-            exchange.chunk(piece)
-    else:
-        exchange.answer(PLAIN)
+def turns(first: Script, second: Script) -> tuple[Script, Script]:
+    """Two providers asked at once, of which `first` does its part once `second` has done its own, or waits for ever."""
+    done = threading.Event()
 
+    def later(exchange: Exchange) -> None:
+        done.wait(20)
+        first(exchange)
 
-def stalls(exchange: Exchange) -> None:
-    """A provider that says nothing, until it is let go."""
-    exchange.wait_closed()
+    def sooner(exchange: Exchange) -> None:
+        if second is stall:
+            done.set()
+        second(exchange)
+        done.set()
 
-
-def refuses(exchange: Exchange) -> None:
-    """A provider that is down."""
-    exchange.answer(b'{"error":{"message":"out of order"}}', status="503 Service Unavailable")
+    return later, sooner
 
 
 def policy(first: Scripted, second: Scripted, *, limits: str = "", after: str = "100ms") -> str:
@@ -86,7 +78,7 @@ def test_who_answers_in_time_is_asked_alone(tmp_path: Path, stream: bool) -> Non
 def test_the_next_hop_answers_for_one_that_is_slow(tmp_path: Path, stream: bool) -> None:
     """And the slow one is let go at once; a stream comes whole."""
     with (
-        running_scripted(stalls) as a,
+        running_scripted(stall) as a,
         running_scripted(answers) as b,
         running_router(tmp_path, policy(a, b)) as router,
     ):
@@ -94,7 +86,7 @@ def test_the_next_hop_answers_for_one_that_is_slow(tmp_path: Path, stream: bool)
         assert let_go(a) == [True]
         (line,) = eventually(router.access_lines, bool)
     assert seen(answer) == (200, "b", "2")
-    assert answer.body == (EVENT + DONE if stream else PLAIN)
+    assert answer.body == (EVENT + FINISH + DONE if stream else WHOLE)
     assert (line["provider"], line["status"], line["attempts"]) == ("b", 200, 2)
     assert line["overhead_ms"] >= 0
 
@@ -102,16 +94,7 @@ def test_the_next_hop_answers_for_one_that_is_slow(tmp_path: Path, stream: bool)
 @pytest.mark.parametrize("stream", [False, True])
 def test_the_first_may_still_win(tmp_path: Path, stream: bool) -> None:
     """It answers while the other one is thinking."""
-    asked = threading.Event()
-
-    def waits(exchange: Exchange) -> None:
-        asked.wait(20)
-        answers(exchange)
-
-    def late(exchange: Exchange) -> None:
-        asked.set()
-        stalls(exchange)
-
+    waits, late = turns(answers, stall)
     with (
         running_scripted(waits) as a,
         running_scripted(late) as b,
@@ -125,8 +108,8 @@ def test_the_first_may_still_win(tmp_path: Path, stream: bool) -> None:
 @pytest.mark.parametrize(
     ("first", "second", "codes"),
     [
-        (refuses, answers, None),
-        (refuses, refuses, [("a", "upstream_error"), ("b", "upstream_error")]),
+        (DOWN, answers, None),
+        (DOWN, DOWN, [("a", "upstream_error"), ("b", "upstream_error")]),
     ],
 )
 def test_one_that_fails_in_time_is_followed_as_always(
@@ -147,16 +130,7 @@ def test_one_that_fails_in_time_is_followed_as_always(
 
 def test_both_may_fail(tmp_path: Path) -> None:
     """The plan is exhausted, each was asked once, and both are listed."""
-    asked = threading.Event()
-
-    def waits(exchange: Exchange) -> None:
-        asked.wait(20)
-        refuses(exchange)
-
-    def first_to_fail(exchange: Exchange) -> None:
-        refuses(exchange)
-        asked.set()
-
+    waits, first_to_fail = turns(DOWN, DOWN)
     with (
         running_scripted(waits) as a,
         running_scripted(first_to_fail) as b,
@@ -174,7 +148,7 @@ def test_both_may_fail(tmp_path: Path) -> None:
 def test_a_plain_answer_that_lost_may_have_been_made(tmp_path: Path) -> None:
     """So all that was reserved for it is booked beside the winner's usage, in one row and in the account."""
     with (
-        running_scripted(stalls) as a,
+        running_scripted(stall) as a,
         running_scripted(answers) as b,
         running_router(tmp_path, policy(a, b, limits="budget_usd_day: 1")) as router,
     ):
@@ -191,7 +165,7 @@ def test_a_stream_that_lost_costs_its_input(tmp_path: Path) -> None:
     """None of it came, so none of it was made that anybody could have stopped sooner."""
     body = {**BOUND, "stream": True}
     with (
-        running_scripted(stalls) as a,
+        running_scripted(stall) as a,
         running_scripted(answers) as b,
         running_router(tmp_path, policy(a, b, limits="budget_usd_day: 1")) as router,
     ):
@@ -206,16 +180,7 @@ def test_a_stream_that_lost_costs_its_input(tmp_path: Path) -> None:
 
 def test_a_hedge_that_lost_is_booked_too(tmp_path: Path) -> None:
     """The first one wins; the other had been asked for a whole answer."""
-    asked = threading.Event()
-
-    def waits(exchange: Exchange) -> None:
-        asked.wait(20)
-        answers(exchange)
-
-    def late(exchange: Exchange) -> None:
-        asked.set()
-        stalls(exchange)
-
+    waits, late = turns(answers, stall)
     with (
         running_scripted(waits) as a,
         running_scripted(late) as b,
@@ -232,7 +197,7 @@ def test_a_hedge_that_lost_is_booked_too(tmp_path: Path) -> None:
 def test_a_hedge_is_one_request_in_one_place(tmp_path: Path) -> None:
     """It counts once against `rpm`, and `max_parallel: 1` has room for it; the place is free afterwards."""
     with (
-        running_scripted(stalls) as a,
+        running_scripted(stall) as a,
         running_scripted(answers) as b,
         running_router(tmp_path, policy(a, b, limits="rpm: 2, max_parallel: 1")) as router,
     ):
@@ -270,8 +235,8 @@ def test_without_room_for_two_there_is_no_hedge(tmp_path: Path) -> None:
 def test_a_client_that_leaves_lets_both_go(tmp_path: Path) -> None:
     """And what either may have cost is booked."""
     with (
-        running_scripted(stalls) as a,
-        running_scripted(stalls) as b,
+        running_scripted(stall) as a,
+        running_scripted(stall) as b,
         running_router(tmp_path, policy(a, b, limits="budget_usd_day: 1")) as router,
     ):
         with connected(router) as client:
@@ -289,8 +254,8 @@ def test_a_client_that_leaves_lets_both_go(tmp_path: Path) -> None:
 def test_the_deadline_ends_both(tmp_path: Path) -> None:
     """With its own code."""
     with (
-        running_scripted(stalls) as a,
-        running_scripted(stalls) as b,
+        running_scripted(stall) as a,
+        running_scripted(stall) as b,
         running_router(tmp_path, policy(a, b)) as router,
     ):
         answer = call(router, "POST", "/v1/chat/completions", HELLO, identified(x_request_timeout_ms="500"))
@@ -300,16 +265,7 @@ def test_the_deadline_ends_both(tmp_path: Path) -> None:
 
 def test_what_the_hedge_does_not_take_the_first_may(tmp_path: Path) -> None:
     """A refusal of the request by the other hop is no answer while the first is at work."""
-    asked = threading.Event()
-
-    def waits(exchange: Exchange) -> None:
-        asked.wait(20)
-        answers(exchange)
-
-    def rejects(exchange: Exchange) -> None:
-        exchange.answer(b'{"error":{"message":"context too long for me"}}', status="400 Bad Request")
-        asked.set()
-
+    waits, rejects = turns(answers, refuses("400 Bad Request"))
     with (
         running_scripted(waits) as a,
         running_scripted(rejects) as b,
@@ -322,16 +278,7 @@ def test_what_the_hedge_does_not_take_the_first_may(tmp_path: Path) -> None:
 
 def test_a_hop_that_failed_is_not_asked_again_by_a_retry_of_the_hedged_one(tmp_path: Path) -> None:
     """The first is tried twice, the other once."""
-    asked = threading.Event()
-
-    def waits(exchange: Exchange) -> None:
-        asked.wait(20)
-        refuses(exchange)
-
-    def gone(exchange: Exchange) -> None:
-        exchange.answer(b'{"error":{"message":"no such model"}}', status="404 Not Found")
-        asked.set()
-
+    waits, gone = turns(DOWN, refuses("404 Not Found"))
     with running_scripted(waits) as a, running_scripted(gone) as b:
         text = policy(a, b).replace("retries: {max: 0}", "retries: {max: 1, backoff: {initial: 1ms, max: 1ms}}", 1)
         with running_router(tmp_path, text) as router:

@@ -1,39 +1,20 @@
-"""Retries, breakers, parked hops, several endpoints and the client's own deadline, as an upstream sees them."""
+"""Retries, breakers, parked hops and the client's own deadline, as an upstream sees them."""
 
-import contextlib
 import json
-import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.acts import EVENT, HTML, WHOLE, answers, refuses, stall
 from support.calls import HELLO, call, chat, connected, eventually, identified, request_bytes, samples
-from support.scripted import Exchange, Script, Scripted, running_scripted, stream_head
+from support.scripted import Exchange, Script, running_scripted, stream_head
 from support.servers import running_router
 
-OK = (
-    b'{"choices":[{"index":0,"message":{"role":"assistant","content":"hi"}}],'
-    b'"usage":{"prompt_tokens":3,"completion_tokens":1}}'
-)
-EVENT = b'data: {"choices":[{"index":0,"delta":{"content":"a"},"finish_reason":null}]}\n\n'
 ENDLESS = "timeouts: {first_byte: 60s, idle: 60s, total: 120s}"
-
-
-def answers(exchange: Exchange) -> None:
-    """A provider that is well."""
-    exchange.answer(OK)
-
-
-def refuses(status: str, *lines: str) -> Script:
-    """A provider that always answers with `status`."""
-    return lambda exchange: exchange.answer(
-        b'{"error":{"message":"not with me, and not today"}}', "application/json", *lines, status=status
-    )
 
 
 def in_turn(*scripts: Script) -> Script:
@@ -79,18 +60,8 @@ def codes(error: dict[str, Any]) -> list[tuple[str, int | None, str]]:
 @pytest.mark.parametrize("stream", [False, True])
 def test_what_passes_by_itself_is_tried_once_more(tmp_path: Path, failure: Script, stream: bool) -> None:
     """At the same provider, by default; the client sees an answer that took two attempts."""
-
-    def well(exchange: Exchange) -> None:
-        if stream:
-            exchange.send(stream_head())
-            exchange.chunk(EVENT)
-            exchange.chunk(b"data: [DONE]\n\n")
-            exchange.chunk(b"")
-        else:
-            exchange.answer(OK)
-
     with (
-        running_scripted(in_turn(failure, well)) as upstream,
+        running_scripted(in_turn(failure, answers)) as upstream,
         running_router(tmp_path, policy((upstream.url, ""))) as router,
     ):
         answer = chat(router, stream=stream)
@@ -277,16 +248,11 @@ def test_an_outage_is_not_multiplied(tmp_path: Path) -> None:
     assert 110 <= len(upstream.exchanges) <= 130 + regained
 
 
-def stalls(exchange: Exchange) -> None:
-    """A provider that says nothing, until it is let go."""
-    exchange.wait_closed()
-
-
 @pytest.mark.parametrize("stream", [False, True])
 def test_the_clients_deadline_is_kept(tmp_path: Path, stream: bool) -> None:
     """`x-request-timeout-ms` ends the request wherever it is; the upstream is let go."""
     with (
-        running_scripted(stalls) as upstream,
+        running_scripted(stall) as upstream,
         running_router(tmp_path, policy((upstream.url, ENDLESS))) as router,
     ):
         began = time.monotonic()
@@ -300,7 +266,7 @@ def test_the_clients_deadline_is_kept(tmp_path: Path, stream: bool) -> None:
 def test_a_longer_wish_than_the_policys_is_none(tmp_path: Path) -> None:
     """The provider's total still holds."""
     with (
-        running_scripted(stalls) as upstream,
+        running_scripted(stall) as upstream,
         running_router(
             tmp_path, policy((upstream.url, "timeouts: {connect: 400ms, first_byte: 400ms, idle: 400ms, total: 400ms}"))
         ) as router,
@@ -323,8 +289,8 @@ def test_a_later_hop_gets_the_time_that_is_left(tmp_path: Path) -> None:
     """The first one's patience does not lengthen the whole."""
     short = "retries: {max: 0}, timeouts: {first_byte: 300ms, idle: 1s, total: 60s}"
     with (
-        running_scripted(stalls) as first,
-        running_scripted(stalls) as second,
+        running_scripted(stall) as first,
+        running_scripted(stall) as second,
         running_router(tmp_path, policy((first.url, short), (second.url, ENDLESS))) as router,
     ):
         began = time.monotonic()
@@ -351,154 +317,39 @@ def test_a_client_that_leaves_while_the_router_waits_to_try_again(tmp_path: Path
     assert (line["status"], line["code"], line["attempts"]) == (499, "client_disconnected", 1)
 
 
-Upstreams = Callable[..., list[Scripted]]
-
-
-@pytest.fixture
-def several() -> Iterator[Upstreams]:
-    """Starts scripted providers."""
-    with contextlib.ExitStack() as stack:
-        yield lambda *scripts: [stack.enter_context(running_scripted(script)) for script in scripts]
-
-
-def endpoints(folder: Path, upstreams: Sequence[Scripted], *, more: str = "") -> str:
-    """A policy whose one provider has several endpoints, each with a key of its own."""
-    for index in range(len(upstreams)):
-        (folder / f"key{index}").write_text(f"sk-upstream-{index}")
-    listed = "\n".join(
-        f'      - {{base_url: "{upstream.url}/v1", api_key: {{file: {folder}/key{index}}}}}'
-        for index, upstream in enumerate(upstreams)
-    )
-    return f"""
-providers:
-  a:
-    endpoints:
-{listed}
-    timeouts: {{first_byte: 30s}}
-{more}
-tenants:
-  acme:
-    providers:
-      a: {{models: {{reasoning: {{default: m}}}}}}
-"""
-
-
-def keys_seen(upstream: Scripted) -> set[str]:
-    """The keys that a provider was sent."""
-    return {exchange.headers["authorization"] for exchange in upstream.exchanges}
-
-
-def test_load_is_spread_over_endpoints(tmp_path: Path, several: Upstreams) -> None:
-    """Each gets its part, with its own key."""
-    upstreams = several(answers, answers)
-    with running_router(tmp_path, endpoints(tmp_path, upstreams)) as router:
-        assert {chat(router).status for _ in range(60)} == {200}
-    assert [keys_seen(upstream) for upstream in upstreams] == [
-        {"Bearer sk-upstream-0"},
-        {"Bearer sk-upstream-1"},
-    ]
-    assert min(len(upstream.exchanges) for upstream in upstreams) >= 10
-
-
-def test_the_less_busy_endpoint_is_taken(tmp_path: Path, several: Upstreams) -> None:
-    """One that hangs keeps few requests: the others go elsewhere."""
-    release = threading.Event()
-
-    def slow(exchange: Exchange) -> None:
-        release.wait(20)
-        exchange.answer(OK)
-
-    upstreams = several(slow, answers)
-    with (
-        running_router(tmp_path, endpoints(tmp_path, upstreams)) as router,
-        ThreadPoolExecutor(40) as pool,
-    ):
-        under_way = [pool.submit(chat, router) for _ in range(40)]
-        eventually(lambda: sum(each.done() for each in under_way), lambda done: done >= 20)
-        hanging = len(upstreams[0].exchanges)
-        release.set()
-        assert {each.result().status for each in under_way} == {200}
-    assert hanging <= 20
-
-
-def test_a_bad_key_is_parked_alone(tmp_path: Path, several: Upstreams) -> None:
-    """The request that finds it is answered by another endpoint, and those after it do not ask it again."""
-    upstreams = several(refuses("401 Unauthorized"), answers)
-    with running_router(tmp_path, endpoints(tmp_path, upstreams)) as router:
-        assert {chat(router).status for _ in range(40)} == {200}
-    assert len(upstreams[0].exchanges) == 1
-    assert len(upstreams[1].exchanges) == 40
-
-
-def test_an_endpoint_that_cannot_be_reached_is_parked(tmp_path: Path, several: Upstreams) -> None:
-    """The other one answers, and the breaker of the provider stays closed."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        gone = Scripted(listener.getsockname()[1])
-    (well,) = several(answers)
-    with running_router(tmp_path, endpoints(tmp_path, [gone, well], more="    breaker: {failures: 3}")) as router:
-        assert {chat(router).status for _ in range(40)} == {200}
-        failed = samples(router, "litellm_upstream_failures_total")
-    assert failed == {'litellm_upstream_failures_total{code="upstream_connect_failed",model="m",provider="a"}': 1.0}
-
-
-def test_a_key_that_is_missing_leaves_its_endpoint_out(tmp_path: Path, several: Upstreams) -> None:
-    """The rest of the provider works."""
-    upstreams = several(answers, answers)
-    text = endpoints(tmp_path, upstreams)
-    (tmp_path / "key0").unlink()
-    with running_router(tmp_path, text) as router:
-        assert {chat(router).status for _ in range(10)} == {200}
-    assert [len(upstream.exchanges) for upstream in upstreams] == [0, 10]
-
-
-def test_no_endpoint_shows_its_key_or_address(tmp_path: Path, several: Upstreams) -> None:
-    """A rejection that repeats them comes through without, whichever endpoint it is of."""
-
-    def tells(exchange: Exchange) -> None:
-        key, host = exchange.headers["authorization"], exchange.headers["host"]
-        message = json.dumps({"error": {"message": f"not with {key} at {host}, whoever that is"}})
-        exchange.answer(message.encode(), status="400 Bad Request")
-
-    upstreams = several(tells, tells)
-    with running_router(tmp_path, endpoints(tmp_path, upstreams)) as router:
-        bodies = [chat(router).body for _ in range(30)]
-    assert min(len(upstream.exchanges) for upstream in upstreams) > 0
-    for index, upstream in enumerate(upstreams):
-        assert not [body for body in bodies if b"sk-upstream-%d" % index in body or b"%d" % upstream.port in body]
-
-
 def test_a_former_hops_time_does_not_end_the_wait_for_a_limit(tmp_path: Path) -> None:
-    """The first hop used up nearly all of its patience, and the next one's place comes free a little later."""
-    hold, release = threading.Event(), threading.Event()
+    """The first hop used up nearly all of its patience, and the next one's budget has room a little later."""
+    under_way, release = threading.Event(), threading.Event()
 
-    def slow_html(exchange: Exchange) -> None:
-        time.sleep(0.4)
-        exchange.answer(b"<html>", "text/html")
+    def html(exchange: Exchange) -> None:
+        time.sleep(0.4)  # of the 500 ms that it has
+        exchange.answer(HTML, "text/html")
 
     def held(exchange: Exchange) -> None:
-        if not hold.is_set():
-            hold.set()
-            release.wait(20)
-        exchange.answer(OK)
+        under_way.set()
+        release.wait(20)
+        exchange.answer(WHOLE)
 
-    with running_scripted(slow_html) as first, running_scripted(held) as second:
+    # A request reserves 192,000 of 300,000 nano-dollars, and gives nearly all of it back.
+    with running_scripted(html) as first, running_scripted(held) as second:
         text = f"""
 providers:
   a: {{base_url: "{first.url}/v1", retries: {{max: 0}}, timeouts: {{connect: 500ms, first_byte: 500ms, idle: 500ms}}}}
   b: {{base_url: "{second.url}/v1"}}
+models:
+  m: {{input_usd_per_mtok: 1, output_usd_per_mtok: 2}}
 tenants:
   acme:
     providers:
       a: {{models: {{reasoning: {{default: m}}}}}}
-      b: {{limits: {{max_parallel: 1}}, models: {{reasoning: {{default: m}}, other: {{default: n}}}}}}
+      b: {{limits: {{budget_usd_day: 0.0003}}, models: {{reasoning: {{default: m}}, other: {{default: m}}}}}}
 """
         with running_router(tmp_path, text) as router, ThreadPoolExecutor(2) as pool:
-            other = pool.submit(chat, router, model="other")
-            hold.wait(20)
-            waiting = pool.submit(chat, router)
-            eventually(lambda: len(first.exchanges), bool)
-            threading.Timer(0.65, release.set).start()
+            other = pool.submit(chat, router, model="other", max_tokens=50)
+            assert under_way.wait(20)
+            waiting = pool.submit(chat, router, max_tokens=50)
+            assert eventually(lambda: len(first.exchanges), bool) == 1
+            threading.Timer(0.8, release.set).start()
             assert other.result().status == 200
             answer = waiting.result()
-    assert answer.status in (200, 503)  # 503 where the place came free too late for the router's patience
-    assert b"internal_error" not in answer.body
+    assert (answer.status, answer.headers["x-router-provider"]) == (200, "b")

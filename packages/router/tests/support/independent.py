@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from support.npm import installed
-from support.processes import Line, Process, free_port, part_missing, process, wait_until
+from support.processes import Process, free_port, healthy, part_missing, process, wait_until
 
 LOCK = Path(__file__).parents[1] / "faults" / "aimock"
 
@@ -53,15 +53,5 @@ def running_katan(folder: Path, *options: str) -> Iterator[Katan]:
 
 
 def _wait(ran: Process, port: int) -> None:
-    wait_until(lambda: _answers(port) or not ran.running(), "the mock answers at /health")
+    wait_until(lambda: healthy(port, "/health") or not ran.running(), "the mock answers at /health")
     assert ran.running(), ran.stderr()
-
-
-def _answers(port: int) -> bool:
-    line = Line(port)
-    try:
-        return line.get("/health", {}).status == 200
-    except OSError:
-        return False
-    finally:
-        line.close()

@@ -354,11 +354,11 @@ def mock_process(folder: Path) -> Iterator[Mock]:
         yield Mock(f"http://127.0.0.1:{port}")
 
 
-def healthy(port: int) -> bool:
-    """Whether `/healthz` answers at `port`."""
+def healthy(port: int, path: str = "/healthz") -> bool:
+    """Whether `path` answers at `port`."""
     line = Line(port)
     try:
-        return line.get("/healthz").status == 200
+        return line.get(path, {}).status == 200
     except OSError:
         return False
     finally:

@@ -61,7 +61,7 @@ def litellm_bridge(
     except PolicyInvalid as error:
         sys.exit("\n".join(f"{settings.policy}: {problem}" for problem in error.problems))
     with socket.socket() as listener:
-        # The supervisor keeps the port by a socket that does not listen; see `supervise.reserve_port`.
+        # The supervisor keeps the port by a socket that does not listen; see `supervise`.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         listener.bind((host, port))
@@ -76,6 +76,7 @@ def litellm_bridge(
             proxy_headers=False,
             server_header=False,
             timeout_keep_alive=75,
-            timeout_graceful_shutdown=30,
+            # What it has under way may take as long as the provider's timeouts; its supervisor decides whether to wait.
+            timeout_graceful_shutdown=None,
         )
         uvicorn.Server(config).run(sockets=[listener])

@@ -141,6 +141,11 @@ class Provider:
     hedge_after: float | None = None
     public_only: bool = False
 
+    @property
+    def reached_at(self) -> tuple[ProviderEndpoint, ...]:
+        """Every address with its key, also where there is one only."""
+        return self.endpoints or (ProviderEndpoint(self.base_url, self.api_key),)
+
 
 @dataclass(frozen=True, slots=True)
 class Hop:

@@ -136,7 +136,7 @@ class Books:
     def _rows(self, connection: Connection, process: str, keys: list[str]) -> Sequence[Any]:
         # A power of two of them: there are few different statements then, which the database prepares once each.
         padding = [keys[-1]] * ((1 << (len(keys) - 1).bit_length()) - len(keys))
-        return (connection.execute(_read, {"process": process, "keys": keys + padding})).all()
+        return connection.execute(_read, {"process": process, "keys": keys + padding}).all()
 
     def save(self, connection: Connection, process: str, entries: Mapping[str, Entry]) -> None:
         """Write what has changed of `entries` since they were loaded."""

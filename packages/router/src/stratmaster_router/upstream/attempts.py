@@ -8,6 +8,8 @@ from stratmaster_router.domain.routing import Hop, Retries
 
 # The upstream says that the request itself is wrong: no other provider would be asked in vain (wire.md, "Errors").
 CLIENT_FAULTS = frozenset({400, 413, 422})
+# The upstream says that it is the key: another one may do.
+REFUSED_KEY = frozenset({401, 403})
 
 _CODES = {
     401: "upstream_auth_failed",
@@ -20,7 +22,6 @@ _CODES = {
 # The words of the policy's `retries.on` for attempts without a status that says more.
 _CONNECT = frozenset({"upstream_connect_failed", "upstream_connect_timeout", "upstream_disconnected"})
 _TIMEOUT = frozenset({"upstream_timeout"})
-_AUTH = frozenset({401, 403})
 
 _SOON = 1.0
 
@@ -73,7 +74,7 @@ def next_step(
     if not attempts:
         return _FIRST if hops else None
     last = attempts[-1]
-    if last.called and last.hop < len(hops):
+    if last.called:
         again = _again(hops[last.hop].provider.retries, attempts, credit=credit, left=left, chance=chance)
         if again is not None:
             return again
@@ -85,7 +86,7 @@ def _again(rule: Retries, attempts: Sequence[Attempt], *, credit: bool, left: fl
     """The same hop once more, where its rule, its budget and the deadline allow it."""
     last = attempts[-1]
     tries = sum(attempt.called and attempt.hop == last.hop for attempt in attempts)
-    if last.status in _AUTH and last.spare:
+    if last.status in REFUSED_KEY and last.spare:
         # Another key, so no retry of the same call; each is refused once, and is then left alone.
         return Step(last.hop)
     if tries > rule.max or not credit or not retryable(rule, last):

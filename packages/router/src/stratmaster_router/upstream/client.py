@@ -231,8 +231,7 @@ class Pool:
         if provider.misconfigured is not None:
             raise Misconfigured(provider.misconfigured)
         self.provider = provider
-        endpoints = provider.endpoints or (ProviderEndpoint(provider.base_url, provider.api_key),)
-        usable = [to for to in endpoints if to.misconfigured is None]
+        usable = [to for to in provider.reached_at if to.misconfigured is None]
         self.clients = [UpstreamClient(provider, to, trust_env=trust_env, resolver=resolver) for to in usable]
         self._weights = [to.weight for to in usable]
 
@@ -243,7 +242,7 @@ class Pool:
             return clients[0]
         now = monotonic()
         weights = [0 if c.parked(now) else w for c, w in zip(clients, self._weights, strict=True)]
-        one, other = random.choices(clients, weights if any(weights) else self._weights, k=2)  # noqa: S311
+        one, other = random.choices(clients, weights if any(weights) else self._weights, k=2)  # noqa: S311  # load
         return one if one.load <= other.load else other
 
     def spare(self, client: UpstreamClient) -> bool:

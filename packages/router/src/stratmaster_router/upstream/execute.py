@@ -18,7 +18,7 @@ from stratmaster_router.domain.errors import (
     UpstreamRejected,
 )
 from stratmaster_router.domain.routing import Decision, Endpoint, Hop
-from stratmaster_router.upstream.attempts import Attempt, Step, next_step, shortest_wait
+from stratmaster_router.upstream.attempts import REFUSED_KEY, Attempt, Step, next_step, shortest_wait
 from stratmaster_router.upstream.breaker import Breaker
 from stratmaster_router.upstream.client import Misconfigured, UpstreamClient, UpstreamResponse, Upstreams
 from stratmaster_router.upstream.egress import EgressDenied
@@ -30,8 +30,8 @@ from stratmaster_router.upstream.watch import PhaseExpired, Watch
 from stratmaster_router.wire.answer import BadAnswer, StreamReader, read_answer
 from stratmaster_router.wire.envelope import Envelope, OutputBound
 
-BREAKER_OPEN = "breaker_open"
-CANCELLED = "cancelled"
+_BREAKER_OPEN = "breaker_open"
+_CANCELLED = "cancelled"
 # A key that was refused is tried again after so long, where the provider has another meanwhile.
 _BAD_KEY = 60.0
 # The connector's own timer of a connection comes first; this one has the search for the address and all tries in it.
@@ -39,7 +39,6 @@ _LATE = 0.05
 _UNREACHED = frozenset(
     {"upstream_connect_failed", "upstream_connect_timeout", "upstream_tls_failed", "upstream_egress_denied"}
 )
-
 
 _NOTHING, _INPUT, _ALL = Exposure
 
@@ -165,7 +164,7 @@ class _Walk(Struct):
             trip.upstream_seconds = waited + perf_counter() - began  # not the sum: they ran side by side
         if winner is None:
             return None
-        step, leg = legs.pop(winner)
+        _, leg = legs.pop(winner)
         legs.clear()
         try:
             reply = winner.result()
@@ -175,9 +174,6 @@ class _Walk(Struct):
         if reply.stream is not None:
             reply.stream.watched_by(main.watch)
         main.watch.continue_as(leg.watch)
-        seconds = trip.upstream_seconds
-        trip.record(step, reply.hop, leg.began, 200, None)
-        trip.upstream_seconds = seconds
         return reply
 
     async def _run_leg(self, step: Step, leg: _Leg) -> Reply | None:
@@ -203,13 +199,18 @@ class _Walk(Struct):
             won = winner is not None and legs[winner][1] is other
             self.leg.hold.join(other.hold, first.exposure, other.exposure, won=won)
         self.leg.exposure = others[0].exposure if won else first.exposure
-        for task, (step, leg) in legs.items():
+        for task in sorted(legs, key=lambda each: each is winner):  # whose answer it is comes last
             reply = None if task.cancelled() or task.exception() is not None else task.result()
-            if reply is not None and (task is not winner or late is not None):
-                # Two may have answered in one moment, and nobody may be left to be answered.
-                self.trip.record(step, reply.hop, leg.began, None, CANCELLED)
-                if reply.stream is not None:
-                    reply.stream.close()
+            if reply is None:
+                continue
+            step, leg = legs[task]
+            if task is winner and late is None:
+                self.trip.record(step, reply.hop, leg.began, 200, None)
+                continue
+            # Two may have answered in one moment, and nobody may be left to be answered.
+            self.trip.record(step, reply.hop, leg.began, None, _CANCELLED)
+            if reply.stream is not None:
+                reply.stream.close()
         if late is not None:
             try:
                 raise self.leg.watch.interruption(late) from None
@@ -258,7 +259,7 @@ class _Walk(Struct):
             raise
         except BaseException as failure:
             breaker.abandoned(probe=probe)
-            code = _GIVEN_UP.get(type(failure), CANCELLED if leg is not self.leg else None)
+            code = _GIVEN_UP.get(type(failure), _CANCELLED if leg is not self.leg else None)
             if code is not None:
                 trip.record(step, hop, began, None, code)
             raise
@@ -272,7 +273,7 @@ class _Walk(Struct):
     def _open(self, step: Step, hop: Hop, breaker: Breaker) -> bool:
         wait = breaker.wait(monotonic())
         if wait:
-            self.trip.kept_out(step, hop, BREAKER_OPEN, wait)
+            self.trip.kept_out(step, hop, _BREAKER_OPEN, wait)
         return wait > 0
 
     async def _call(self, hop: Hop, client: UpstreamClient, bound: OutputBound | None, leg: _Leg) -> Reply:
@@ -336,7 +337,7 @@ def _tell(breaker: Breaker, client: UpstreamClient, hop: Hop, failure: HopFailed
         breaker.failed(now, probe=probe)
     if failure.retry_after is not None and failure.retry_after > hop.provider.retries.backoff_max:
         breaker.park(now, failure.retry_after)
-    if failure.status in (401, 403):
+    if failure.status in REFUSED_KEY:
         client.park(_BAD_KEY)
     elif failure.code in _UNREACHED:
         client.park(hop.provider.breaker.open_for)

@@ -7,7 +7,7 @@ import msgspec
 from msgspec import Struct
 
 from stratmaster_router.domain.errors import UpstreamRejected
-from stratmaster_router.domain.routing import Hop, Provider, ProviderEndpoint
+from stratmaster_router.domain.routing import Hop, Provider
 from stratmaster_router.upstream.attempts import CLIENT_FAULTS, failure_code
 from stratmaster_router.upstream.client import UpstreamResponse
 from stratmaster_router.upstream.watch import Watch
@@ -113,7 +113,7 @@ async def _refusal(response: UpstreamResponse, hop: Hop, watch: Watch) -> Except
 
 def _scrubbed(text: str, provider: Provider) -> str:
     """An upstream's words without its address or our key, which some servers repeat."""
-    ways = provider.endpoints or (ProviderEndpoint(provider.base_url, provider.api_key),)
+    ways = provider.reached_at
     hidden = [re.escape(way.api_key.value) for way in ways if way.api_key is not None]
     hidden.append(r"https?://\S+")
     addresses = [urlsplit(way.base_url) for way in ways]
