@@ -206,7 +206,7 @@ def test_invalid_policy_leaves_the_last_good_one_in_every_worker(policy: str, tm
         lines = [line for lines in found.values() for line in lines]
         old = lines[0].get("/healthz").json()["policy"]
 
-        served.replace_policy(policy.replace("default: gpt-4.1}", "defualt: gpt-4.1}"))
+        served.replace_policy(policy.replace("reasoning: {default:", "reasoning: {defualt:"))
         failures = "litellm_policy_reload_failures_total"
         wait_until(lambda: served.metrics().total(failures) == 2, "both workers have refused the change")
 
