@@ -28,9 +28,22 @@ class Endpoint(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """An authenticated caller acting for one tenant."""
+    """An authenticated caller acting for one tenant.
+
+    `credential` names what it came with, for the records: `folder` (a key of the keys folder), `key:<visible id>` (a
+    self-service key), `jwt:<subject>` (a service account). Never the credential itself.
+    """
 
     tenant: str
+    credential: str = "folder"
+
+
+@dataclass(frozen=True, slots=True)
+class Administrator:
+    """An authenticated caller of the admin API. `name` is for the records; `tenants` None means all of them."""
+
+    name: str
+    tenants: frozenset[str] | None = None
 
 
 class RequestFacts(Struct, frozen=True):
