@@ -164,10 +164,8 @@ class Fleet:
         self._later(request.lasts, end)
 
     def _begin(self, replica: Replica, needs: Needs, request: Request) -> None:
-        [(lease, amount)] = needs
-
         def end() -> None:
-            replica.leases.settle(lease, amount, request.used)
+            replica.leases.settle(needs, request.used, request.used)
             if replica.oldest is None:
                 replica.oldest = self.now
 

@@ -101,7 +101,7 @@ class LeaseMachine(RuleBasedStateMachine):
             for account, amount in process.open.pop():
                 if account.metric is not Metric.REQUESTS:
                     used = 0 if account.metric is Metric.PARALLEL else int(amount * part)
-                    process.leases.settle(process.leases.lease(account), amount, used)
+                    process.leases.settle([(process.leases.lease(account), amount)], used, used)
                     self._use(account, used)
 
     @rule(index=st.integers(0, 4), interval=st.booleans())
@@ -212,7 +212,7 @@ class LeaseMachine(RuleBasedStateMachine):
             for need in process.open:
                 for account, amount in need:
                     if account.metric is not Metric.REQUESTS:
-                        process.leases.settle(process.leases.lease(account), amount, 0)
+                        process.leases.settle([(process.leases.lease(account), amount)], 0, 0)
             self.sync(self.processes.index(process), interval=True)
             process.leases.give_all_back()
             self._exchange(process, [])

@@ -15,7 +15,7 @@ _REQUEST_LINES, _TOKEN_LINES = (
     b"x-ratelimit-limit-%b: %%d\r\nx-ratelimit-remaining-%b: %%d\r\nx-ratelimit-reset-%b: %%b\r\n" % (name, name, name)
     for name in (b"requests", b"tokens")
 )
-_USD, _TOKENS, _REQUESTS = Metric.USD, Metric.TOKENS, Metric.REQUESTS
+_USD, _TOKENS, _PARALLEL = Metric.USD, Metric.TOKENS, Metric.PARALLEL
 
 
 def limit_lines(leases: Iterable[Lease], now: int) -> bytes:
@@ -24,6 +24,8 @@ def limit_lines(leases: Iterable[Lease], now: int) -> bytes:
     of_requests = of_tokens = 0
     for lease in leases:
         metric = lease.metric
+        if metric is _PARALLEL:
+            continue
         room = lease.room(now)
         if metric is _TOKENS:
             if room < tokens:
@@ -31,7 +33,7 @@ def limit_lines(leases: Iterable[Lease], now: int) -> bytes:
         elif metric is _USD:
             if room < budget:  # noqa: PLR1730  # min() is a call
                 budget = room
-        elif metric is _REQUESTS and room < requests:
+        elif room < requests:
             requests, of_requests = room, lease.account.limit
     lines = b""
     if of_requests:
@@ -45,7 +47,7 @@ def limit_lines(leases: Iterable[Lease], now: int) -> bytes:
 
 def _rate(limit: int, room: int) -> tuple[int, int, bytes]:
     """What is allowed, what is left, and when all of it is back."""
-    left = max(0, room)
+    left = room if room > 0 else 0  # noqa: FURB136  # max() is a call
     reset = (limit - left) * 60_000 // limit
     return limit, left, b"%dms" % reset if reset < 1000 else _duration(reset)
 

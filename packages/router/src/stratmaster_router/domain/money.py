@@ -60,10 +60,11 @@ class Price(Struct, frozen=True):
 
         It counts on nothing being cached, nor on a larger request being in a dearer tier.
         """
-        most = self._most(self, input_tokens, output_tokens)
+        dearer = self.input if self.input > self.cached_input else self.cached_input  # noqa: FURB136  # max() is a call
+        most = input_tokens * dearer + output_tokens * self.output
         for tier in self.tiers:
             if input_tokens > tier.above:
-                most = max(most, self._most(tier, input_tokens, output_tokens))
+                most = max(most, input_tokens * max(tier.input, tier.cached_input) + output_tokens * tier.output)
         return self.per_request - (-most // _MTOK)
 
     def _at(self, input_tokens: int) -> "Price | Tier":
@@ -71,7 +72,3 @@ class Price(Struct, frozen=True):
             if input_tokens > tier.above:
                 return tier
         return self
-
-    @staticmethod
-    def _most(at: "Price | Tier", input_tokens: int, output_tokens: int) -> int:
-        return input_tokens * max(at.input, at.cached_input) + output_tokens * at.output

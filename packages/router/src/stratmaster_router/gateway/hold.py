@@ -15,6 +15,9 @@ from stratmaster_router.limits.reservation import Reservation
 from stratmaster_router.upstream.trip import Exposure, HopRemoved
 from stratmaster_router.wire.envelope import OutputBound
 
+# Looking a member up on its enum is as dear as a call.
+_NOTHING = Exposure.NOTHING
+
 
 class LimitsHold:
     """`upstream.trip.Hold` over one reservation. `optional`: a request that cannot have it goes on without."""
@@ -44,7 +47,7 @@ class LimitsHold:
 
     def book(self, exposure: Exposure) -> None:
         """Book what an attempt may have cost whose answer is lost."""
-        if exposure is not Exposure.NOTHING:
+        if exposure is not _NOTHING:
             self._reservation.spend(output=exposure is Exposure.ALL)
 
     def fork(self) -> Self:

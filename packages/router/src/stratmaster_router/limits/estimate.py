@@ -30,6 +30,9 @@ MINI_IMAGE_TOKENS = 48_200
 
 # For limits that a refund makes good soon: what the usual models make of a large picture at most.
 _LIKELY_IMAGE_TOKENS = 4_000
+_UNBOUNDED = 10**9
+# Looking a member up on its enum is as dear as a call.
+_EMBEDDINGS, _COMPLETIONS = Endpoint.EMBEDDINGS, Endpoint.COMPLETIONS
 # Characters of base64 for a token of sound. mp3 has 1,000 bytes a second at the least, so 16 allow for 83 tokens a
 # second, where OpenAI counts 10 and Gemini 32. At 200, speech in 16 kbit/s still has 13.
 _SOUND, _LIKELY_SOUND = 16, 200
@@ -190,24 +193,24 @@ def output_bound(endpoint: Endpoint, fields: Mapping[str, Any], default: int) ->
     Of two bounds the larger counts: Ollama, for one, knows `max_tokens` only (its issue 7125). For completions
     `max_completion_tokens` is no bound at all, since it is not a field of theirs.
     """
-    if endpoint is Endpoint.EMBEDDINGS:
+    if endpoint is _EMBEDDINGS:
         return 0, True
-    given = _count(fields, "max_tokens")
-    answers = _count(fields, "n") or 1
-    if endpoint is Endpoint.COMPLETIONS:
-        answers = max(answers, _count(fields, "best_of")) * _prompts(fields.get("prompt"))
+    given = _count(fields["max_tokens"]) if "max_tokens" in fields else 0
+    answers = _count(fields["n"]) or 1 if "n" in fields else 1
+    if endpoint is _COMPLETIONS:
+        answers = max(answers, _count(fields.get("best_of"))) * _prompts(fields.get("prompt"))
         return (given or default) * answers, given > 0
-    given = max(given, _count(fields, "max_completion_tokens"))
+    if "max_completion_tokens" in fields:
+        given = max(given, _count(fields["max_completion_tokens"]))
     predicted = _predicted(fields["prediction"]) if "prediction" in fields else 0
     return (given or default) * answers + predicted, given > 0
 
 
-def _count(fields: Mapping[str, Any], name: str) -> int:
+def _count(value: Any) -> int:
     """A whole number above zero, and 0 for all else: that is the upstream's to refuse. A billion is without bound."""
-    if name not in fields:
+    if type(value) is not int or value < 0:
         return 0
-    value = fields[name]
-    return min(value, 10**9) if type(value) is int and value > 0 else 0
+    return value if value < _UNBOUNDED else _UNBOUNDED  # noqa: FURB136  # min() is a call
 
 
 def _prompts(prompt: Any) -> int:

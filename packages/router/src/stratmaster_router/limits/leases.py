@@ -15,7 +15,7 @@ from stratmaster_router.domain.ledger import LedgerRow
 from stratmaster_router.domain.limits import Account, Metric, Window
 from stratmaster_router.limits.accounts import SECOND, Batch, Lent, Outcome, Share, View, drained, near, window_end
 
-_REQUESTS = Metric.REQUESTS
+_USD, _TOKENS, _REQUESTS = Metric.USD, Metric.TOKENS, Metric.REQUESTS
 _MINUTE = Window.MINUTE
 # How much of what one interval needed is kept at hand: an exchange of a busy process may itself take as long.
 _AHEAD = 4
@@ -116,7 +116,7 @@ class Lease:
         if amount <= self.room(now):
             return True
         metric = self.metric
-        return metric is Metric.USD or (metric is not _REQUESTS and self.elsewhere() > 0)
+        return metric is _USD or (metric is not _REQUESTS and self.elsewhere() > 0)
 
 
 Needs = Sequence[tuple[Lease, int]]
@@ -183,8 +183,17 @@ class Leases:
         for lease, amount in needs:
             if lease.free < amount or lease.queue:
                 return False
+        # As `bind`, without calls: every request comes here.
         for lease, amount in needs:
-            self.bind(lease, amount)
+            lease.free = free = lease.free - amount
+            lease.low = min(lease.low, free)
+            if lease.metric is _REQUESTS:
+                lease.consumed += amount
+            else:
+                lease.reserved += amount
+            if not lease.dirty:
+                lease.dirty = True
+                self._dirty.append(lease)
         return True
 
     def take_in_turn(self, needs: Needs) -> bool:
@@ -198,24 +207,33 @@ class Leases:
     def bind(self, lease: Lease, amount: int) -> None:
         """Reserve `amount`, whether it is there or not."""
         lease.free -= amount
-        if lease.free < lease.low:  # noqa: PLR1730  # min() is a call
-            lease.low = lease.free
+        lease.low = min(lease.low, lease.free)
         if lease.metric is _REQUESTS:
             lease.consumed += amount
         else:
             lease.reserved += amount
-        if not lease.dirty:
-            lease.dirty = True
-            self._dirty.append(lease)
+        self.touch(lease)
 
-    def settle(self, lease: Lease, amount: int, used: int) -> None:
-        """End a reservation of `amount`, of which `used` was consumed: less than it, all of it or more."""
-        lease.reserved -= amount
-        lease.consumed += used
-        lease.free += amount - used
-        if not lease.dirty:
-            lease.dirty = True
-            self._dirty.append(lease)
+    def settle(self, needs: Needs, tokens: int, nanousd: int) -> bool:
+        """End a reservation of `needs`, of which so much was used: less than that, all of it or more.
+
+        The requests of a minute stay used: one was made. Returns whether others wait for any of it.
+        """
+        waited_for = False
+        for lease, amount in needs:
+            metric = lease.metric
+            if metric is _REQUESTS:
+                continue
+            used = tokens if metric is _TOKENS else nanousd if metric is _USD else 0
+            lease.reserved -= amount
+            lease.consumed += used
+            lease.free += amount - used
+            if not lease.dirty:
+                lease.dirty = True
+                self._dirty.append(lease)
+            if lease.queue:
+                waited_for = True
+        return waited_for
 
     def refusing(self, needs: Needs, now: int, *, patient: bool = True) -> Lease | None:
         """The lease that refuses `needs` without asking, as the accounts were when last seen; None to ask.
@@ -291,7 +309,7 @@ class Leases:
         for share in batch.shares:
             lease = self._leases[share.account.key]
             lease.view, lease.seen_at = outcome.views[share.account.key], outcome.now
-            if share.account.metric is Metric.USD:
+            if share.account.metric is _USD:
                 lease.ends = window_end(share.account.window, lease.view.since)
             lease.consumed -= lease.sent
             lease.returning -= share.returned

@@ -146,19 +146,12 @@ class Limiter:
             if waiting in self._waiting:
                 self._dismiss(waiting)
             elif not waiting.answer.cancelled() and waiting.answer.exception() is None:
-                self.release(needs)  # granted in the moment in which the request was given up
+                self.settle(needs)  # granted in the moment in which the request was given up
             raise
 
-    def release(self, needs: Needs) -> None:
-        """End a reservation of which nothing was used. The requests of a minute stay used: one was made."""
-        for lease, amount in needs:
-            if lease.metric is not Metric.REQUESTS:
-                self.settle(lease, amount, 0)
-
-    def settle(self, lease: Lease, amount: int, used: int) -> None:
-        """End a reservation of `amount`, of which `used` was consumed."""
-        self.leases.settle(lease, amount, used)
-        if lease.queue:
+    def settle(self, needs: Needs, tokens: int = 0, nanousd: int = 0) -> None:
+        """End a reservation of `needs`, of which so much was used. The requests of a minute stay used: one was made."""
+        if self.leases.settle(needs, tokens, nanousd):
             self._wake.set()
 
     def _reserve_without_store(self, needs: Needs) -> None:
@@ -282,7 +275,7 @@ class Limiter:
         for each, lacking in zip(waiting, outcome.lacking, strict=True):
             if each not in self._waiting:
                 if lacking is None:
-                    self.release(each.needs)  # given up while it was being granted
+                    self.settle(each.needs)  # given up while it was being granted
             elif lacking is None:
                 self._answer(each)
             else:

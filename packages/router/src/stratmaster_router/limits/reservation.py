@@ -29,6 +29,7 @@ from stratmaster_router.limits.limiter import Limiter
 from stratmaster_router.wire.envelope import Envelope, OutputBound
 
 _USD, _TOKENS, _REQUESTS, _PARALLEL = Metric.USD, Metric.TOKENS, Metric.REQUESTS, Metric.PARALLEL
+_CHAT = Endpoint.CHAT
 _COUNTED = frozenset({_USD, _TOKENS})
 # Of what is left of an account after the input, the part that an answer without a bound may take.
 _PART = 4
@@ -169,7 +170,7 @@ class Reservation:
         """
         fields = self._envelope.fields
         default = hop.default_max_tokens
-        bounds = _CHAT_BOUNDS if self._endpoint is Endpoint.CHAT else _BOUNDS
+        bounds = _CHAT_BOUNDS if self._endpoint is _CHAT else _BOUNDS
         if hop.budgeted:
             _check_bounds(fields, bounds)
         self._output, chosen = output_bound(self._endpoint, fields, default)
@@ -191,7 +192,7 @@ class Reservation:
         cut = default < hop.default_max_tokens
         if not hop.budgeted:
             return None, cut
-        reasoning = self._endpoint is Endpoint.CHAT and _reasoning(hop.model)
+        reasoning = self._endpoint is _CHAT and _reasoning(hop.model)
         return ("max_completion_tokens" if reasoning else "max_tokens", default), cut
 
     def _sized(self, hop: Hop) -> list[tuple[Lease, int]]:
@@ -271,23 +272,17 @@ class Reservation:
 
     def _release(self) -> None:
         needs, self._needs = self._needs, []
-        self._limiter.release(needs)
+        self._limiter.settle(needs)
 
     def _book(self, usage: Usage, *, estimated: bool) -> None:
         hop = self._hop
         assert hop is not None
-        cost = None if hop.price is None else min(hop.price.cost(usage), _MOST_NANOUSD)
-        tokens = usage.input + usage.output
+        cost = None if hop.price is None else hop.price.cost(usage)
+        if cost is not None and cost > _MOST_NANOUSD:
+            cost = _MOST_NANOUSD
         needs, self._needs = self._needs, []
-        settle = self._limiter.settle
-        for lease, amount in needs:
-            metric = lease.metric
-            if metric is _TOKENS:
-                settle(lease, amount, tokens)
-            elif metric is _USD:
-                settle(lease, amount, cost or 0)
-            elif metric is not _REQUESTS:
-                settle(lease, amount, 0)
+        if needs:
+            self._limiter.settle(needs, usage.input + usage.output, cost or 0)
         self._add(usage, cost, estimated=estimated)
 
     def _add(self, usage: Usage, cost: int | None, *, estimated: bool) -> None:

@@ -10,6 +10,8 @@ from typing import Any
 
 from stratmaster_router.domain.routing import Endpoint
 
+# Looking a member up on its enum is as dear as a call.
+_CHAT, _COMPLETIONS = Endpoint.CHAT, Endpoint.COMPLETIONS
 # Roles whose text is the operator's or the model's own; the text of every other role is measured.
 _UNMEASURED_ROLES = frozenset({"system", "developer", "assistant"})
 # The longest token of the vocabularies in use (cl100k, o200k) stands for 128 characters.
@@ -26,10 +28,10 @@ def screen(endpoint: Endpoint, fields: Mapping[str, Any], data_class: str | None
         reason = "the header X-Data-Class says raw-docs"
     elif "documents" in fields:
         reason = "the request has a documents field"
-    if endpoint is Endpoint.CHAT:
+    if endpoint is _CHAT:
         found, longest = _messages(fields["messages"])
         return reason or found, longest
-    found, longest = _input(fields["prompt" if endpoint is Endpoint.COMPLETIONS else "input"])
+    found, longest = _input(fields["prompt" if endpoint is _COMPLETIONS else "input"])
     return reason or found, longest
 
 

@@ -47,7 +47,8 @@ class Breaker:
     def wait(self, now: float) -> float:
         """Seconds until a call may go through; 0 where one may now."""
         if self._open_until is None:
-            return max(0.0, self._parked_until - now)
+            left = self._parked_until - now
+            return left if left > 0 else 0.0  # max() is a call, and every request comes here twice
         left = max(self._open_until, self._parked_until) - now
         if left > 0:
             return left
@@ -112,7 +113,8 @@ class RetryBudget:
 
     def request(self) -> None:
         """A first attempt is made."""
-        self._credit = min(self.MOST, self._credit + self.EARNED)
+        if self._credit < self.MOST:
+            self._credit = min(self.MOST, self._credit + self.EARNED)
 
     def allows(self, now: float) -> bool:
         """Whether a retry may be made at `now`."""

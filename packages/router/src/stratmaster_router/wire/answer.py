@@ -17,6 +17,8 @@ from stratmaster_router.domain.usage import Usage
 from stratmaster_router.wire.sse import EventSplitter, EventTooLong, event_data
 from stratmaster_router.wire.usage import read_usage
 
+# Looking a member up on its enum is as dear as a call.
+_EMBEDDINGS = Endpoint.EMBEDDINGS
 # msgspec keeps a null as raw bytes too, so there are two ways of not being there.
 _ABSENT = Raw()
 _NULL = Raw(b"null")
@@ -66,7 +68,7 @@ def read_answer(endpoint: Endpoint, body: bytes) -> Usage | None:
         ) from None
     if answer.error and answer.error != _NULL:
         raise BadAnswer("upstream_error_in_body", "The provider answered with an error in a success.")
-    if (answer.data if endpoint is Endpoint.EMBEDDINGS else answer.choices) is None:
+    if (answer.data if endpoint is _EMBEDDINGS else answer.choices) is None:
         raise BadAnswer("upstream_invalid_response", "The provider's answer lacks its result.")
     return read_usage(answer.usage)
 
@@ -97,7 +99,7 @@ _LONGEST_TOKEN = 16
 
 def answer_text(endpoint: Endpoint, body: bytes) -> str:
     """All texts of a whole answer that `read_answer` has accepted; an embedding has none."""
-    if endpoint is Endpoint.EMBEDDINGS:
+    if endpoint is _EMBEDDINGS:
         return ""
     found: list[str] = []
     for choice in _lenient(msgspec.json.Decoder(_Texts).decode, body).choices:

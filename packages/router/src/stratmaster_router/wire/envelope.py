@@ -18,6 +18,8 @@ LONGEST_MODEL_NAME = 256
 OutputBound = tuple[str, int]
 """The field that bounds an answer's tokens, and the bound."""
 
+# Looking a member up on its enum is as dear as a call.
+_EMBEDDINGS = Endpoint.EMBEDDINGS
 _decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
 
@@ -121,7 +123,7 @@ def read_envelope(endpoint: Endpoint, body: bytes) -> Envelope:
 
     stream = False
     wants_usage = False
-    if endpoint is not Endpoint.EMBEDDINGS:
+    if endpoint is not _EMBEDDINGS:
         stream = _stream(fields)
         if stream:
             wants_usage = _wants_usage(fields)

@@ -9,7 +9,7 @@ import pytest
 from stratmaster_router.domain.errors import LimitExceeded, LimitStoreUnavailable, RequestExceedsLimit
 from stratmaster_router.domain.ledger import LedgerRow
 from stratmaster_router.domain.limits import Account, Metric, Window
-from stratmaster_router.limits.leases import Lease, Needs
+from stratmaster_router.limits.leases import Lease
 from stratmaster_router.limits.limiter import INTERVAL, Limiter
 from support.memory_store import MemoryStore
 
@@ -55,12 +55,6 @@ async def refusal(reserving: Awaitable[None]) -> tuple[str, int, int, bool]:
     return error.account.key, error.used, error.requested, error.retry_after is not None
 
 
-def settle(limiter: Limiter, held: Needs, used: int) -> None:
-    """End a request that used as much of each account."""
-    for lease, amount in held:
-        limiter.settle(lease, amount, used)
-
-
 async def eventually(true: Callable[[], bool]) -> None:
     """Wait until the exchanges have brought it about."""
     async with asyncio.timeout(5):
@@ -103,7 +97,7 @@ async def test_a_budget_waits_for_requests_under_way(store: MemoryStore) -> None
         second = asyncio.create_task(limiter.reserve(needs(limiter, (BUDGET, 5_000))))
         await asyncio.sleep(INTERVAL / 4)
         assert not second.done()
-        settle(limiter, first, 1_000)
+        limiter.settle(first, nanousd=1_000)
         await second
         assert await refusal(limiter.reserve(needs(limiter, (BUDGET, 9_500)))) == (
             "tenant:acme usd month",
@@ -118,7 +112,7 @@ async def test_what_sleeps_in_one_process_serves_another(store: MemoryStore) -> 
     async with limiting(store, "a") as first, limiting(store, "b") as second:
         held = needs(first, (BUDGET, 1_000))
         await first.reserve(held)
-        settle(first, held, 0)
+        first.settle(held)
         assert first.leases.lease(BUDGET).free > 0
         await second.reserve(needs(second, (BUDGET, 10_000)))
         assert first.leases.lease(BUDGET).free == 0
@@ -129,7 +123,7 @@ async def test_refusals_are_not_asked_for_again(store: MemoryStore) -> None:
     async with limiting(store) as limiter:
         held = needs(limiter, (BUDGET, 10_000))
         await limiter.reserve(held)
-        settle(limiter, held, 10_000)
+        limiter.settle(held, nanousd=10_000)
         before = store.exchanges
         began = time.monotonic()
         for _ in range(500):
@@ -142,7 +136,7 @@ async def test_a_lower_limit_refuses_the_next_request_and_a_higher_one_admits_it
     async with limiting(store) as limiter:
         held = needs(limiter, (BUDGET, 5_000))
         await limiter.reserve(held)
-        settle(limiter, held, 5_000)
+        limiter.settle(held, nanousd=5_000)
         lower = Account("acme", None, Metric.USD, Window.MONTH, 4_000)
         assert (await refusal(limiter.reserve(needs(limiter, (lower, 1)))))[1] == 5_000
         higher = Account("acme", None, Metric.USD, Window.MONTH, 20_000)
@@ -155,7 +149,7 @@ async def test_the_ledger_is_written_with_the_accounts(store: MemoryStore) -> No
     async with limiting(store) as limiter:
         held = needs(limiter, (BUDGET, 1_000))
         await limiter.reserve(held)
-        settle(limiter, held, 700)
+        limiter.settle(held, nanousd=700)
         limiter.record(ROW)
         await eventually(lambda: bool(store.rows))
         assert store.rows == [ROW]
@@ -167,8 +161,7 @@ async def test_closing_writes_and_gives_everything_back(store: MemoryStore) -> N
     async with limiting(store) as limiter:
         held = needs(limiter, (BUDGET, 1_000), (SLOTS, 1))
         await limiter.reserve(held)
-        limiter.settle(held[0][0], 1_000, 700)
-        limiter.settle(held[1][0], 1, 0)
+        limiter.settle(held, nanousd=700)
         limiter.record(ROW)
     truth = store.truths[BUDGET.key]
     assert (truth.used, truth.held, store.truths[SLOTS.key].held, store.rows) == (700, 0, 0, [ROW])
@@ -207,5 +200,5 @@ async def test_a_request_that_gives_up_while_waiting_holds_nothing(store: Memory
         second.cancel()
         with pytest.raises(asyncio.CancelledError):
             await second
-        settle(limiter, first, 0)
+        limiter.settle(first)
         await limiter.reserve(needs(limiter, (BUDGET, 10_000)))
