@@ -29,6 +29,7 @@ def _arguments() -> argparse.Namespace:
     names = [gateway.name for gateway in gateways.ALL]
     parser.add_argument("--rounds", type=int, help="rounds over all gateways (default: 5)")
     parser.add_argument("--seconds", type=float, help="length of each measurement (default: 6)")
+    parser.add_argument("--pairs", type=int, help="turns of those that are compared side by side (default: 30)")
     parser.add_argument("--only", default=",".join(names), help=f"comma-separated, of: {', '.join(names)}")
     parser.add_argument("--quick", action="store_true", help="2 rounds of 2 s: to see that it works, not to quote")
     parser.add_argument("--no-crowd", action="store_true", help="leave out the 1,000 concurrent streams")
@@ -50,10 +51,15 @@ def _machine(options: Options) -> dict[str, str]:
         "processor": f"{model[0].partition(':')[2].strip() if model else platform.machine()}, {os.cpu_count()} cores",
         "memory": f"{gigabytes:.0f} GB",
         "system": f"{platform.system()} {platform.release()}",
-        "python": f"{platform.python_version()}, {Path(sys.executable).resolve()}",
+        "python of the router and of LiteLLM": _version(install.fastest_python()),
         "rounds": f"{options.rounds} of {options.seconds:g} s a measurement",
         "values": "medians over the rounds, least–greatest in brackets; ratios are taken within a round",
     }
+
+
+def _version(python: str) -> str:
+    done = subprocess.run([python, "--version"], capture_output=True, text=True, timeout=20, check=True)
+    return f"{done.stdout.strip()}, {Path(python).resolve()}"
 
 
 def _chart(cache: Path, results: Path) -> None:
@@ -86,8 +92,13 @@ def main() -> int:
     if missing := install.tools():
         print(f"missing, and not to be installed by this user: {', '.join(missing)} (Debian packages)", file=sys.stderr)
         return 2
-    options = Options(rounds=2, seconds=2, crowd_pace_ms=50) if arguments.quick else Options()
-    options = replace(options, rounds=arguments.rounds or options.rounds, seconds=arguments.seconds or options.seconds)
+    options = Options(rounds=2, seconds=2, pairs=4, crowd_pace_ms=50) if arguments.quick else Options()
+    options = replace(
+        options,
+        rounds=arguments.rounds or options.rounds,
+        seconds=arguments.seconds or options.seconds,
+        pairs=arguments.pairs or options.pairs,
+    )
     machine = _machine(options)
     chosen = [gateway for gateway in gateways.ALL if gateway.name in arguments.only]
     began = time.monotonic()
@@ -98,7 +109,11 @@ def main() -> int:
     arguments.cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="bench-") as scratch:
         bench = Bench(options, arguments.cache.resolve(), Path(scratch), say)
-        bench.run(chosen)
+        bench.run([gateway for gateway in chosen if not gateway.paired])
+        paired = [gateway for gateway in chosen if gateway.paired or gateway.name == gateways.ROUTER]
+        if any(gateway.name == gateways.UNLIMITED for gateway in paired):
+            bench.run_pairs(paired)
+            bench.run_parts()
         router = next((gateway for gateway in chosen if gateway.name == gateways.ROUTER), None)
         if router is not None and router.name not in bench.results.skipped and not arguments.no_crowd:
             bench.run_crowd(router)

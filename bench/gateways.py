@@ -10,7 +10,6 @@ import contextlib
 import json
 import os
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -21,7 +20,6 @@ from . import install, upstreams
 from .load import Target, chat_body, probe
 from .servers import NotStarted, Server, free_port, running
 
-ROOT = Path(__file__).resolve().parent.parent
 _JSON = {"Content-Type": "application/json"}
 _KEY = "sk-bench-0123456789abcdef0123456789abcdef"
 
@@ -57,7 +55,7 @@ class Gateway:
     plan: Callable[[Site], Launch]
     streams: bool = True  # whether to measure streams, or plain answers only
     postgres: bool = False  # whether it keeps its limits in PostgreSQL
-    alone: bool = False  # whether to measure one connection only
+    paired: bool = False  # whether it is only compared side by side with the router without limits
 
 
 @dataclass(frozen=True)
@@ -72,10 +70,11 @@ class Started:
 _POLICY = """\
 version: 1
 providers:
-  bench:
+  bench: &bench
     {wire}
     base_url: http://127.0.0.1:{upstream}/v1
     api_key: {{env: BENCH_UPSTREAM_KEY}}
+  spare: *bench
 models:
   {model}: {{input_usd_per_mtok: 2.00, output_usd_per_mtok: 8.00, context_window: 128000}}
 tenants:
@@ -83,6 +82,9 @@ tenants:
     limits: {{{limits}}}
     providers:
       bench:
+        models:
+          summarisation: {{default: {model}}}
+      spare:
         models:
           summarisation: {{default: {model}}}
 """
@@ -94,13 +96,12 @@ _AT_THE_CAP = "tpm: 1000000000000, max_parallel: 1, budget_usd_month: 1000000000
 
 
 _NATIVE = "wire: openai"
+_HEDGED = "hedge: {after: 5s}"
 _BRIDGED = "wire: litellm\n    litellm_provider: openai"
 
 
 def _router(workers: int, limits: str, site: Site, wire: str = _NATIVE) -> Launch:
-    command = Path(sys.executable).with_name("stratmaster-router")
-    if not command.exists():
-        raise NotStarted(f"{command} does not exist: install the project first")
+    command = install.router(site.cache, "runtime.txt") / "stratmaster-router"
     policy = site.folder / "models-policy.yaml"
     policy.write_text(_POLICY.format(upstream=site.upstream, model=upstreams.MODEL, limits=limits, wire=wire))
     keys = site.folder / "keys"
@@ -123,9 +124,7 @@ def _router(workers: int, limits: str, site: Site, wire: str = _NATIVE) -> Launc
 
 
 def _bridged(site: Site) -> Launch:
-    python = ROOT / ".venv-litellm" / "bin" / "python"
-    if not python.exists():
-        raise NotStarted(f"{python} does not exist: make .venv-litellm/.installed")
+    python = install.router(site.cache, "litellm.txt") / "python"
     launch = _router(1, _LIMITS, site, _BRIDGED)
     return replace(launch, environment={**launch.environment, "ROUTER_BRIDGE_PYTHON": str(python)})
 
@@ -229,24 +228,30 @@ ROUTER = "router"
 UNLIMITED = "router-unlimited"
 POSTGRES = "router-postgresql"
 AT_THE_CAP = "router-at-the-cap"
+HEDGED = "router-hedged"
 BRIDGED = "router-bridge"
 ALL = [
     Gateway(ROUTER, "StratMaster Router, 1 worker, everything on", partial(_router, 1, _LIMITS)),
-    Gateway(UNLIMITED, "the same without limits", partial(_router, 1, ""), streams=False),
+    Gateway(UNLIMITED, "the same without limits", partial(_router, 1, ""), paired=True),
     Gateway(
         POSTGRES,
         "the router with its limits in PostgreSQL, without durability",
         partial(_router, 1, _LIMITS),
-        streams=False,
         postgres=True,
+        paired=True,
     ),
     Gateway(
         AT_THE_CAP,
         "the same with one request in flight allowed, so that each meets the cap",
         partial(_router, 1, _AT_THE_CAP),
-        streams=False,
         postgres=True,
-        alone=True,
+        paired=True,
+    ),
+    Gateway(
+        HEDGED,
+        "the router with hedging on, and a second provider that is never needed",
+        partial(_router, 1, _LIMITS, wire=_HEDGED),
+        paired=True,
     ),
     Gateway("router-2w", "StratMaster Router, 2 workers, everything on", partial(_router, 2, _LIMITS), streams=False),
     Gateway(BRIDGED, "the router with LiteLLM behind it (`wire: litellm`), everything on", _bridged, streams=False),

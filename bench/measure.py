@@ -15,7 +15,7 @@ from pathlib import Path
 
 from support.postgres import Postgres, running_postgres
 
-from . import gateways, proctree, sse_client, upstreams
+from . import gateways, install, proctree, sse_client, upstreams
 from .gateways import Gateway, Started
 from .load import Target, chat_body, wrk
 from .servers import NotStarted, Server, get
@@ -31,6 +31,12 @@ _WARM_UP_S = 1.0
 _WARM_UP_REQUESTS = 200
 _WARM_UP_MAX_S = 10.0
 
+# Differences of a few microseconds are seen only side by side, in short turns: a shared machine's speed moves more
+# than that from one second to the next.
+_PAIRS = 30
+_TURN_S = 1.0
+_STEADY_S = 20.0
+
 Values = dict[str, float]
 
 
@@ -40,15 +46,22 @@ class Options:
 
     rounds: int = 5
     seconds: float = 6.0
+    pairs: int = _PAIRS
     pace_ms: float = 10.0
     crowd_pace_ms: float = 100.0
 
 
 @dataclass
 class Results:
-    """Raw values: one mapping of metrics per participant and round, empty where a round failed."""
+    """Raw values: one mapping of metrics per participant and round, empty where a round failed.
+
+    `pairs` has one mapping per participant and turn, of those that were compared side by side.
+    """
 
     rounds: dict[str, list[Values]] = field(default_factory=dict)
+    pairs: dict[str, list[Values]] = field(default_factory=dict)
+    steady: Values = field(default_factory=dict)
+    parts: Values = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
     crowd: Values = field(default_factory=dict)
 
@@ -68,7 +81,6 @@ class Bench:
         self._scratch = scratch
         self._say = say
         self._upstreams: list[int] = []
-        self._postgres: Postgres | None = None
         self.results = Results()
 
     def run(self, chosen: Sequence[Gateway]) -> None:
@@ -76,16 +88,57 @@ class Bench:
         with (
             upstreams.static(self._scratch) as plain,
             upstreams.paced(self._scratch, self._options.pace_ms) as paced,
-            contextlib.ExitStack() as stack,
         ):
             self._upstreams = [plain.pid, paced.pid]
-            if any(gateway.postgres for gateway in chosen):
-                self._postgres = stack.enter_context(running_postgres())
             for number in range(1, self._options.rounds + 1):
                 self._visit(DIRECT, number, partial(self._direct, plain, paced))
                 for gateway in chosen:
                     if gateway.name not in self.results.skipped:
                         self._visit(gateway.name, number, partial(self._gateway, gateway, plain, paced))
+
+    def run_pairs(self, chosen: Sequence[Gateway]) -> None:
+        """All at once, loaded in turns, forwards and backwards: whatever slows the machine slows neighbours alike."""
+        with upstreams.static(self._scratch) as plain, contextlib.ExitStack() as stack:
+            up: dict[str, Started] = {}
+            postgres = stack.enter_context(running_postgres())
+            databases = {gateway.name: postgres.database() for gateway in chosen if gateway.postgres}
+            for gateway in chosen:
+                self._say(f"side by side: starting {gateway.name}")
+                address = databases.get(gateway.name)
+                up[gateway.name] = stack.enter_context(
+                    gateways.started(gateway, plain, self._cache, self._scratch / "pairs", database=address)
+                )
+                self._warm_up(up[gateway.name], self._body(up[gateway.name], SMALL_BYTES))
+            if gateways.POSTGRES in up:
+                self._say(f"side by side: {_STEADY_S:.0f} s of load on {gateways.POSTGRES}")
+                self.results.steady = self._steady(up[gateways.POSTGRES], postgres, databases[gateways.POSTGRES])
+            self._say(f"side by side: {self._options.pairs} turns of {', '.join(up)}")
+            for number in range(self._options.pairs):
+                for name in list(up)[:: -1 if number % 2 else 1]:
+                    self.results.pairs.setdefault(name, []).append(self._turn(up[name]))
+
+    def run_parts(self) -> None:
+        """What is measured in a loop because it cannot be switched off."""
+        python = install.router(self._cache, "runtime.txt") / "python"
+        command = [str(python), str(Path(__file__).with_name("parts.py"))]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+        self.results.parts = json.loads(done.stdout)
+
+    def _turn(self, up: Started) -> Values:
+        body = self._body(up, SMALL_BYTES)
+        values = {"c1_p99_ms": wrk(up.target, body, 1, _TURN_S).p99_ms}
+        before = proctree.cpu_seconds_exactly(up.server.pid)
+        load = wrk(up.target, body, CONNECTIONS, _TURN_S)
+        used = proctree.cpu_seconds_exactly(up.server.pid) - before
+        return values | {"c32_cpu_us": used / max(1, load.requests) * 1e6, "c32_rps": load.rate}
+
+    def _steady(self, up: Started, postgres: Postgres, database: str) -> Values:
+        body = self._body(up, SMALL_BYTES)
+        wrk(up.target, body, CONNECTIONS, _TURN_S)  # leases and the database's own counting fall into step
+        began, before = time.monotonic(), postgres.transactions(database)
+        load = wrk(up.target, body, CONNECTIONS, _STEADY_S)
+        made = postgres.transactions(database) - before
+        return {"transactions_per_s": made / (time.monotonic() - began), "rps": load.rate}
 
     def run_crowd(self, gateway: Gateway) -> None:
         """CROWD streams at once through the gateway, each compared with what the upstream sent."""
@@ -126,35 +179,23 @@ class Bench:
         return {name: value for name, value in values.items() if not name.endswith(("_cpu_us", "_mb"))}
 
     def _gateway(self, gateway: Gateway, plain: Server, paced: Server) -> Values:
-        database = self._postgres.database() if gateway.postgres and self._postgres is not None else None
-        with gateways.started(gateway, plain, self._cache, self._scratch, database=database) as up:
+        with gateways.started(gateway, plain, self._cache, self._scratch) as up:
             values = {"cold_start_s": up.server.cold_start_s, "rss_idle_mb": self._rss(up)}
-            if gateway.alone:
-                small = self._body(up, SMALL_BYTES)
-                self._warm_up(up, small, connections=1)
-                return values | self._loaded(up, small, 1, "c1")
-            values |= self._answers(up, database)
+            values |= self._answers(up)
         if gateway.streams:
             with gateways.started(gateway, paced, self._cache, self._scratch, stream=True) as up:
                 values |= self._streams(up, paced)
         return values
 
-    def _transactions(self, database: str | None) -> int:
-        return 0 if database is None or self._postgres is None else self._postgres.transactions(database)
-
     def _rss(self, up: Started) -> float:
         return proctree.memory(up.server.pid).largest_rss_mb
 
-    def _answers(self, up: Started, database: str | None = None) -> Values:
+    def _answers(self, up: Started) -> Values:
         small = self._body(up, SMALL_BYTES)
         self._warm_up(up, small)
-        began, before = time.monotonic(), self._transactions(database)
         values = self._loaded(up, small, CONNECTIONS, "c32")
         values |= self._loaded(up, small, 1, "c1")
         values |= self._loaded(up, self._body(up, LARGE_BYTES), CONNECTIONS, "large")
-        if database is not None:
-            # Also those of a second that had not been reported before, so rather too many than too few.
-            values["transactions_per_s"] = (self._transactions(database) - before) / (time.monotonic() - began)
         memory = proctree.memory(up.server.pid)
         return values | {"rss_loaded_mb": memory.largest_rss_mb, "tree_pss_mb": memory.total_pss_mb}
 
@@ -163,11 +204,11 @@ class Bench:
         path.write_bytes(chat_body(up.model, size))
         return path
 
-    def _warm_up(self, up: Started, body: Path, connections: int = CONNECTIONS) -> None:
+    def _warm_up(self, up: Started, body: Path) -> None:
         """Load until caches, pools and lazy imports have settled; a slow gateway is given longer."""
         began, requests = time.monotonic(), 0
         while requests < _WARM_UP_REQUESTS and time.monotonic() - began < _WARM_UP_MAX_S:
-            requests += wrk(up.target, body, connections, _WARM_UP_S).requests
+            requests += wrk(up.target, body, CONNECTIONS, _WARM_UP_S).requests
 
     def _loaded(self, up: Started, body: Path, connections: int, prefix: str) -> Values:
         before = proctree.cpu_seconds(up.server.pid)

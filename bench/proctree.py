@@ -7,6 +7,7 @@ session (each server is started in a session of its own), which catches double-f
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,6 +64,16 @@ def _tree(root: int) -> list[_Stat]:
 def cpu_seconds(root: int) -> float:
     """User and system time that the tree has used so far, dead children included."""
     return sum(s.ticks for s in _tree(root)) / _TICKS_PER_SECOND
+
+
+def cpu_seconds_exactly(root: int) -> float:
+    """As `cpu_seconds`, to the nanosecond and of what lives alone: for windows that are short, in ticks of 10 ms."""
+    total = 0
+    for member in _tree(root):
+        for task in (_PROC / str(member.pid) / "task").glob("*/schedstat"):
+            with contextlib.suppress(OSError):  # ended meanwhile
+                total += int(task.read_text().split()[0])
+    return total / 1e9
 
 
 def machine_cpu_seconds() -> float:

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
-from .gateways import AT_THE_CAP, BRIDGED, POSTGRES, ROUTER, UNLIMITED
+from .gateways import AT_THE_CAP, BRIDGED, HEDGED, POSTGRES, ROUTER, UNLIMITED
 from .measure import DIRECT, Results, Values
 
 
@@ -107,11 +107,16 @@ def ratio(results: Results, name: str, other: str, metric: str) -> float | None:
     return statistics.median(ratios) if ratios else None
 
 
+def differences(results: Results, name: str, other: str, metric: str) -> list[float]:
+    """What `name` took more than `other` in each turn of those that were compared side by side, in order of size."""
+    pairs = zip(results.pairs.get(name, []), results.pairs.get(other, []), strict=False)
+    return sorted(a[metric] - b[metric] for a, b in pairs)
+
+
 def difference(results: Results, name: str, other: str, metric: str) -> float | None:
-    """The median of the differences within each round."""
-    pairs = zip(results.rounds.get(name, []), results.rounds.get(other, []), strict=False)
-    differences = [a[metric] - b[metric] for a, b in pairs if metric in a and metric in b]
-    return statistics.median(differences) if differences else None
+    """The median of the differences of all turns."""
+    found = differences(results, name, other, metric)
+    return statistics.median(found) if found else None
 
 
 @dataclass(frozen=True)
@@ -147,7 +152,6 @@ def verdicts(results: Results) -> list[Verdict]:
     def median(metric: str) -> float | None:
         return router[metric].median if metric in router else None
 
-    transactions = summary(results).get(POSTGRES, {}).get("transactions_per_s")
     worst_rss = max((v for v in (median("rss_idle_mb"), median("rss_loaded_mb")) if v is not None), default=None)
     return [
         _judge("CPU per request ÷ smg's", ratio(results, ROUTER, "smg", "c32_cpu_us"), "≤", must=1.15, aim=1.0),
@@ -178,6 +182,22 @@ def verdicts(results: Results) -> list[Verdict]:
             unit=" µs",
         ),
         _judge(
+            "breakers, retries and steps, in a loop",
+            results.parts.get("failure_logic_us"),
+            "≤",
+            must=5,
+            aim=None,
+            unit=" µs",
+        ),
+        _judge(
+            "CPU for hedging that is not needed",
+            difference(results, HEDGED, ROUTER, "c32_cpu_us"),
+            "≤",
+            must=5,
+            aim=None,
+            unit=" µs",
+        ),
+        _judge(
             "added p99, limits in PostgreSQL, far from the cap",
             difference(results, POSTGRES, UNLIMITED, "c1_p99_ms"),
             "≤",
@@ -193,9 +213,7 @@ def verdicts(results: Results) -> list[Verdict]:
             aim=None,
             unit=" ms",
         ),
-        _judge(
-            "database transactions/s, 1 worker", transactions.median if transactions else None, "≤", must=5, aim=None
-        ),
+        _judge("database transactions/s, 1 worker", results.steady.get("transactions_per_s"), "≤", must=5, aim=None),
         _judge("1,000 concurrent streams, byte-identical", crowd.get("identical"), "≥", must=1000, aim=None),
         _judge("RSS per worker", worst_rss, "≤", must=110, aim=80, unit=" MB"),
         _judge("cold start to healthy", median("cold_start_s"), "≤", must=1.5, aim=0.8, unit=" s"),
@@ -227,6 +245,24 @@ def _verdict_table(judged: list[Verdict]) -> str:
     return _table(["must reach", "this run", "must", "aim", "verdict"], rows)
 
 
+def _pairs_table(results: Results) -> str:
+    """Medians of all turns, and of the differences to the router without limits, with their quartiles."""
+    rows = []
+    for name, turns in results.pairs.items():
+        row = [name]
+        for metric, digits in (("c32_cpu_us", 1), ("c1_p99_ms", 2)):
+            row.append(f"{statistics.median(turn[metric] for turn in turns):.{digits}f}")
+            found = differences(results, name, UNLIMITED, metric)
+            if name == UNLIMITED or len(found) < 2:
+                row.append("")
+                continue
+            low, middle, high = statistics.quantiles(found, n=4)
+            row.append(f"{middle:+.{digits}f} ({low:+.{digits}f}–{high:+.{digits}f})")
+        rows.append(row)
+    header = ["", "CPU µs/request", "more (quartiles)", "p99 ms at one connection", "more (quartiles)"]
+    return _table(header, rows)
+
+
 def markdown(results: Results, machine: Mapping[str, str], descriptions: Mapping[str, str]) -> str:
     """The whole report; medians of the rounds, least–greatest in brackets."""
     spreads = summary(results)
@@ -236,6 +272,8 @@ def markdown(results: Results, machine: Mapping[str, str], descriptions: Mapping
         measured = [name for name in spreads if any(c.metric in spreads[name] for c in columns)]
         rows = [[name, *(_cell(spreads[name], column) for column in columns)] for name in measured]
         parts += [f"## {title}", _table(["", *(column.title for column in columns)], rows)]
+    if results.pairs:
+        parts += ["## Side by side, in turns", _pairs_table(results)]
     if results.crowd:
         c = results.crowd
         parts += [
