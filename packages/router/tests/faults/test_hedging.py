@@ -286,3 +286,44 @@ def test_a_hop_that_failed_is_not_asked_again_by_a_retry_of_the_hedged_one(tmp_p
     attempts = [(each["provider"], each["status"]) for each in answer.error()["attempts"]]
     assert attempts == [("b", 404), ("a", 503), ("a", 503)]
     assert float(answer.headers.get("x-router-overhead-ms", "0")) >= 0
+
+
+def test_the_hedge_goes_on_when_the_first_fails(tmp_path: Path) -> None:
+    """What was begun early is not begun again."""
+    started, failed = threading.Event(), threading.Event()
+
+    def fails(exchange: Exchange) -> None:
+        started.wait(20)
+        DOWN(exchange)
+        failed.set()
+
+    def hedge(exchange: Exchange) -> None:
+        started.set()
+        failed.wait(20)
+        answers(exchange)
+
+    with (
+        running_scripted(fails) as a,
+        running_scripted(hedge) as b,
+        running_router(tmp_path, policy(a, b)) as router,
+    ):
+        answer = chat(router)
+    assert seen(answer) == (200, "b", "2")
+    assert (len(a.exchanges), len(b.exchanges)) == (1, 1)
+
+
+def test_after_a_race_that_both_lost_the_plan_goes_on(tmp_path: Path) -> None:
+    """The third hop is asked as if there had been no race, and counts as an attempt like any other."""
+    fails, hedge = turns(DOWN, DOWN)
+    with (
+        running_scripted(fails) as a,
+        running_scripted(hedge) as b,
+        running_scripted(answers) as c,
+    ):
+        document = policy(a, b).replace("models:\n  m:", f'  c: {{base_url: "{c.url}/v1"}}\nmodels:\n  m:', 1)
+        document += "      c: {models: {reasoning: {default: m}}}\n"
+        with running_router(tmp_path, document) as router:
+            answer = chat(router)
+            (line,) = eventually(router.access_lines, bool)
+    assert seen(answer) == (200, "c", "3")
+    assert (line["provider"], line["attempts"], "code" in line) == ("c", 3, False)

@@ -22,6 +22,7 @@ from stratmaster_router.upstream.attempts import REFUSED_KEY, Attempt, Step, nex
 from stratmaster_router.upstream.breaker import Breaker
 from stratmaster_router.upstream.client import Misconfigured, UpstreamClient, UpstreamResponse, Upstreams
 from stratmaster_router.upstream.egress import EgressDenied
+from stratmaster_router.upstream.race import CANCELLED, Leg, Race
 from stratmaster_router.upstream.response import HopFailed, check_head, read_body
 from stratmaster_router.upstream.stream import NETWORK_FAILURES, UpstreamStream, forget_frames
 from stratmaster_router.upstream.tls import handshake_failed
@@ -31,7 +32,6 @@ from stratmaster_router.wire.answer import BadAnswer, StreamReader, read_answer
 from stratmaster_router.wire.envelope import Envelope, OutputBound
 
 _BREAKER_OPEN = "breaker_open"
-_CANCELLED = "cancelled"
 # A key that was refused is tried again after so long, where the provider has another meanwhile.
 _BAD_KEY = 60.0
 # The connector's own timer of a connection comes first; this one has the search for the address and all tries in it.
@@ -41,15 +41,6 @@ _UNREACHED = frozenset(
 )
 
 _NOTHING, _INPUT, _ALL = Exposure
-
-
-class _Leg(Struct):
-    """A hold on its way from hop to hop; `began` is of `perf_counter`, of the attempt under way."""
-
-    watch: Watch
-    hold: Hold
-    exposure: Exposure = Exposure.NOTHING
-    began: float = 0.0
 
 
 async def execute(
@@ -68,7 +59,7 @@ async def execute(
     `DeadlineExceeded`, `Draining`, `ClientDisconnected`, what `hold.admit` raises, and where limits left no hop to try
     the refusal of the one that has room soonest.
     """
-    walk = _Walk(decision.hops, endpoint, envelope, headers, upstreams, trip, _Leg(watch, hold))
+    walk = _Walk(decision.hops, endpoint, envelope, headers, upstreams, trip, Leg(watch, hold))
     try:
         return await walk.run()
     finally:
@@ -84,7 +75,7 @@ class _Walk(Struct):
     headers: Mapping[str, str]
     upstreams: Upstreams
     trip: Trip
-    leg: _Leg
+    leg: Leg
     removed: HopRemoved | None = None
 
     async def run(self) -> Reply:
@@ -98,7 +89,7 @@ class _Walk(Struct):
             if hop.provider.hedge_after is None or not self._untried(step.hop + 1):
                 reply = await self._attempt(step, self.leg)
             else:
-                reply = await self._race(step, hop.provider.hedge_after)
+                reply = await Race(self._attempt, self.leg, self.trip, step).run(hop.provider.hedge_after)
             if reply is not None:
                 self.leg.watch.commit()
                 return reply
@@ -137,87 +128,7 @@ class _Walk(Struct):
         finally:
             self.trip.upstream_seconds += perf_counter() - began
 
-    async def _race(self, step: Step, after: float) -> Reply | None:
-        """Ask the step's hop, and after `after` seconds the next one too. None where nobody answered.
-
-        Each attempt is a task with a watch of its own. The first to answer wins, and the other one is cancelled.
-        """
-        main, trip = self.leg, self.trip
-        began, waited = perf_counter(), trip.upstream_seconds
-        legs: dict[asyncio.Task[Reply | None], tuple[Step, _Leg]] = {}
-        first = _Leg(main.watch, main.hold, main.exposure)
-        legs[asyncio.create_task(self._run_leg(step, first))] = step, first
-        main.watch.rest()
-        winner: asyncio.Task[Reply | None] | None = None
-        try:
-            await asyncio.wait(legs, timeout=after)
-            if first.began and not any(task.done() for task in legs):
-                # What waits for its limits is not slow, and has nothing yet that the other one could share.
-                other = _Leg(main.watch, main.hold.fork())
-                following = Step(step.hop + 1)
-                legs[asyncio.create_task(self._run_leg(following, other))] = following, other
-            winner = await _first_to_answer(legs)
-        except asyncio.CancelledError as cancelled:
-            raise main.watch.interruption(cancelled) from None
-        finally:
-            await self._end(legs, winner)
-            trip.upstream_seconds = waited + perf_counter() - began  # not the sum: they ran side by side
-        if winner is None:
-            return None
-        _, leg = legs.pop(winner)
-        legs.clear()
-        try:
-            reply = winner.result()
-        finally:
-            del winner  # it keeps its exception, whose frames keep it
-        assert reply is not None
-        if reply.stream is not None:
-            reply.stream.watched_by(main.watch)
-        main.watch.continue_as(leg.watch)
-        return reply
-
-    async def _run_leg(self, step: Step, leg: _Leg) -> Reply | None:
-        with leg.watch.fork() as leg.watch:
-            return await self._attempt(step, leg)
-
-    async def _end(
-        self, legs: dict[asyncio.Task[Reply | None], tuple[Step, _Leg]], winner: asyncio.Task[Reply | None] | None
-    ) -> None:
-        """Cancel all but the winner, wait for their ends, and let one hold be left, whatever happens meanwhile."""
-        late: asyncio.CancelledError | None = None
-        for task in legs:
-            if task is not winner:
-                task.cancel()
-        while pending := [task for task in legs if not task.done()]:
-            try:
-                await asyncio.wait(pending)
-            except asyncio.CancelledError as cancelled:
-                late = cancelled
-        first, *others = [leg for _, leg in legs.values()]
-        won = False
-        for other in others:
-            won = winner is not None and legs[winner][1] is other
-            self.leg.hold.join(other.hold, first.exposure, other.exposure, won=won)
-        self.leg.exposure = others[0].exposure if won else first.exposure
-        for task in sorted(legs, key=lambda each: each is winner):  # whose answer it is comes last
-            reply = None if task.cancelled() or task.exception() is not None else task.result()
-            if reply is None:
-                continue
-            step, leg = legs[task]
-            if task is winner and late is None:
-                self.trip.record(step, reply.hop, leg.began, 200, None)
-                continue
-            # Two may have answered in one moment, and nobody may be left to be answered.
-            self.trip.record(step, reply.hop, leg.began, None, _CANCELLED)
-            if reply.stream is not None:
-                reply.stream.close()
-        if late is not None:
-            try:
-                raise self.leg.watch.interruption(late) from None
-            finally:
-                del late
-
-    async def _attempt(self, step: Step, leg: _Leg) -> Reply | None:
+    async def _attempt(self, step: Step, leg: Leg) -> Reply | None:
         """Ask the step's hop. None where it failed, or was kept out, which is noted."""
         hop, trip = self.hops[step.hop], self.trip
         health = self.upstreams.health
@@ -259,14 +170,14 @@ class _Walk(Struct):
             raise
         except BaseException as failure:
             breaker.abandoned(probe=probe)
-            code = _GIVEN_UP.get(type(failure), _CANCELLED if leg is not self.leg else None)
+            code = _GIVEN_UP.get(type(failure), CANCELLED if leg.raced else None)
             if code is not None:
                 trip.record(step, hop, began, None, code)
             raise
         breaker.succeeded(probe=probe)
         if reply.stream is not None:
             reply.stream.broken = lambda: breaker.failed(monotonic(), probe=False)
-        if leg is self.leg:
+        if not leg.raced:
             trip.record(step, hop, began, 200, None)
         return reply
 
@@ -276,7 +187,7 @@ class _Walk(Struct):
             self.trip.kept_out(step, hop, _BREAKER_OPEN, wait)
         return wait > 0
 
-    async def _call(self, hop: Hop, client: UpstreamClient, bound: OutputBound | None, leg: _Leg) -> Reply:
+    async def _call(self, hop: Hop, client: UpstreamClient, bound: OutputBound | None, leg: Leg) -> Reply:
         timeouts, envelope, endpoint, watch = hop.provider.timeouts, self.envelope, self.endpoint, leg.watch
         body = envelope.for_upstream(hop.model, bound)
         watch.attempt(timeouts.total)
@@ -305,27 +216,6 @@ class _Walk(Struct):
             elif handshake_failed(failure):
                 leg.exposure = _NOTHING  # what was sent has not been read: no server does before the handshake's end
             raise _meaning(failure, response, watch, connected=connected) from None
-
-
-async def _first_to_answer(
-    legs: Mapping[asyncio.Task[Reply | None], tuple[Step, _Leg]],
-) -> asyncio.Task[Reply | None] | None:
-    """The leg that answered first, or else one that says why the request must end; None where both only failed.
-
-    An exception of the hedge waits for the first leg: what the one does not take, the other may.
-    """
-    first, *_ = legs
-    waiting, ended = set(legs), None
-    while waiting and ended is not first:
-        done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-        for task in sorted(done, key=lambda each: each is first):
-            if task.cancelled():
-                continue
-            if task.exception() is not None:
-                ended = task
-            elif task.result() is not None:
-                return task
-    return ended
 
 
 def _tell(breaker: Breaker, client: UpstreamClient, hop: Hop, failure: HopFailed, *, probe: bool) -> None:

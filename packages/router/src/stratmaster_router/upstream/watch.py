@@ -23,6 +23,10 @@ class PhaseExpired(Exception):
     """The current phase (first byte, idle, …) took too long; the request as a whole may go on."""
 
 
+class Overtaken(Exception):
+    """Another attempt has answered the request before this one."""
+
+
 class Watch:
     """Watches over one request; made by `Watchdog.watch`, to be closed when the request ends.
 
@@ -97,8 +101,8 @@ class Watch:
     def interruption(self, cancelled: asyncio.CancelledError) -> BaseException:
         """What a cancellation that the request's task has just caught meant.
 
-        Returns `ClientDisconnected`, `DeadlineExceeded`, `Draining` or `PhaseExpired` where this watch caused it,
-        else `cancelled` itself, which the caller raises on.
+        Returns `ClientDisconnected`, `DeadlineExceeded`, `Draining`, `PhaseExpired` or `Overtaken` where this watch
+        caused it, else `cancelled` itself, which the caller raises on.
         """
         cause = self._cause
         if cause is None:
@@ -115,24 +119,24 @@ class Watch:
 
     def check(self, now: float) -> None:
         """Called at every tick, with the time of the monotonic clock."""
-        if self._cause is not None:
-            return
         if self._dog.ended:
-            self._interrupt(Draining)
+            self.interrupt(Draining)
         elif now >= self._deadline:
-            self._interrupt(DeadlineExceeded if now >= self._ends else PhaseExpired)
+            self.interrupt(DeadlineExceeded if now >= self._ends else PhaseExpired)
         elif self._receive is not None and self._listener is None and now - self.started >= TICK:
             self._listener = asyncio.create_task(self._listen(self._receive))
 
-    def _interrupt(self, cause: type[Exception]) -> None:
-        self._cause = cause
-        self._task.cancel()
+    def interrupt(self, cause: type[Exception]) -> None:
+        """Cancel the task, which is to learn `cause` by `interruption`; nothing while it has not learnt another."""
+        if self._cause is None:
+            self._cause = cause
+            self._task.cancel()
 
     async def _listen(self, receive: Receive) -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
-        if self._dog.watches(self) and self._cause is None:
-            self._interrupt(ClientDisconnected)
+        if self._dog.watches(self):
+            self.interrupt(ClientDisconnected)
 
 
 class Watchdog:
