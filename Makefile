@@ -29,7 +29,7 @@ bench: .venv/.dev
 prove-limits: .venv/.dev
 	PYTHONPATH=packages/router/tests $(BIN)/python scripts/prove_limits.py $(ARGS)
 
-prove-faults: .venv/.dev
+prove-faults: .venv/.dev .venv-litellm/.installed
 	PYTHONPATH=packages/router/tests $(BIN)/python scripts/prove_faults.py $(ARGS)
 
 simulate-limits: .venv/.dev

@@ -3,8 +3,9 @@
 
 First the fault matrix (packages/router/tests/support/matrix.py): each fault in each phase, plain and streamed, with
 the status, code, attempts and cost that are due. Then times: how far a request outlives its total deadline, what a dead
-provider adds once its breaker is open, and how long an upstream is held after its client has left. Exits 1 where
-a cell differs or a time is too long. On a busy machine the times mean little.
+provider adds once its breaker is open, how long an upstream is held after its client has left, and what the death of
+the LiteLLM bridge costs others. Exits 1 where a cell differs or a time is too long. On a busy machine the times mean
+little.
 """
 
 import argparse
@@ -18,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from support.figures import Added, dead_providers, disconnects, overruns
+from support.figures import Added, dead_bridge, dead_providers, disconnects, overruns
 from support.matrix import CELLS, Outcome
 from support.matrix_run import running_matrix
 
@@ -75,6 +76,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=40, help="requests of each kind that stalls or is left")
     parser.add_argument("--rounds", type=int, default=5, help="rounds behind a dead provider")
     parser.add_argument("--requests", type=int, default=1000, help="requests of each kind in a round")
+    parser.add_argument("--deaths", type=int, default=5, help="deaths of the LiteLLM bridge")
     parser.add_argument("--minutes", type=float, default=10.0, help="give up after so long")
     given = parser.parse_args()
     faulthandler.dump_traceback_later(given.minutes * 60, exit=True)
@@ -94,6 +96,10 @@ def main() -> None:
     with folder() as here:
         rounds = asyncio.run(dead_providers(here, given.rounds, given.requests))
     held += [added(kind, found) for kind, found in rounds.items()]
+
+    print(f"\nNative requests while the LiteLLM bridge is dead and comes back, {given.deaths} deaths, in ms")
+    with folder() as here:
+        held.append(added("bridge", asyncio.run(dead_bridge(here, given.deaths, given.requests))))
     print("All held." if all(held) else "NOT all held.")
     sys.exit(not all(held))
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import openai
 import pytest
-from support.bridge import START_WITHIN, TOOLS, bridge_python
+from support.bridge import START_WITHIN, TOOLS, bridge_python, bridges
 from support.emulated.anthropic import Anthropic
 from support.emulated.base import CITY, INPUT, OUTPUT, TEXT, Fault
 from support.processes import Served, serving, wait_until
@@ -56,21 +56,6 @@ def environ(claude: Anthropic) -> dict[str, str]:
     """What the operator sets."""
     secrets = {"NATIVE_KEY": OTHER_SECRET, "AWS_SECRET_ACCESS_KEY": "of-nobody-here", **dict(claude.secrets)}
     return {"ROUTER_BRIDGE_PYTHON": bridge_python(), **secrets}
-
-
-def bridges(router: int) -> list[int]:
-    """The process ids of the bridges that a router runs."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                words = (entry / "cmdline").read_bytes().split(b"\0")
-                state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
-            except OSError:  # it has ended since it was listed
-                continue
-            if b"litellm-bridge" in words and words[-2] == str(router).encode() and state != "Z":
-                found.append(int(entry.name))
-    return sorted(found)
 
 
 def ready(served: Served) -> Any:

@@ -107,3 +107,18 @@ def bridged(folder: Path, emulators: Sequence[Emulator]) -> Iterator[Bridge]:
         models = {emulator.litellm_provider: emulator.model for emulator in emulators}
         environ = dict(secret for emulator in emulators for secret in emulator.secrets)
         yield stack.enter_context(running_bridge(folder, policy_of(entries, models), environ))
+
+
+def bridges(router: int) -> list[int]:
+    """The process ids of the bridges that a router runs."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                words = (entry / "cmdline").read_bytes().split(b"\0")
+                state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
+            except OSError:  # it has ended since it was listed
+                continue
+            if b"litellm-bridge" in words and words[-2] == str(router).encode() and state != "Z":
+                found.append(int(entry.name))
+    return sorted(found)

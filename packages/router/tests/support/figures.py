@@ -5,7 +5,9 @@ charged with includes their work.
 """
 
 import asyncio
+import os
 import random
+import signal
 import socket
 import statistics
 import time
@@ -17,6 +19,7 @@ from typing import NamedTuple
 
 from support.acting import Declared, Provider, acting_provider, dead_ports, policy, request_for
 from support.acts import EVENT, WHOLE
+from support.bridge import START_WITHIN, bridge_python, bridges
 from support.processes import Served, serving
 
 TOTAL = 0.5  # seconds: the deadline of requests that stall
@@ -128,7 +131,7 @@ async def _unread(port: int) -> None:
 
 
 class Added(NamedTuple):
-    """Latencies of one round in milliseconds, sorted: of the healthy provider alone, and of it behind a dead one."""
+    """Latencies of one round in milliseconds, sorted: of the healthy provider alone, and of it beside what is dead."""
 
     alone: list[float]
     behind: list[float]
@@ -180,6 +183,47 @@ async def dead_providers(folder: Path, rounds: int, count: int) -> dict[str, lis
                         for kind, found in results.items():
                             found.append(Added(sorted(took["alone"]), sorted(took[kind])))
                     return results
+
+
+async def dead_bridge(folder: Path, rounds: int, count: int) -> list[Added]:
+    """What the death of the LiteLLM bridge adds to requests that do not need it, and its return with it.
+
+    Each round has `count` requests with the bridge up, and all from its end by SIGKILL until another one is up.
+    """
+    with dead_ports() as (closed, _):
+        async with acting_provider() as (_, port):
+            bridged = "wire: litellm, litellm_provider: anthropic, api_key: {env: CLAUDE_KEY}"
+            claude = Declared("claude", closed, "none", "bridged", bridged)
+            text = policy(claude, Declared("a", port, "well", "native", ""))
+            environ = {"ROUTER_BRIDGE_PYTHON": bridge_python(), "CLAUDE_KEY": "sk-nobodys"}
+            with serving(folder, text, environ=environ) as router:
+                reader, writer = await asyncio.open_connection("127.0.0.1", router.port)
+                with closing(writer):
+
+                    async def ask() -> float:
+                        began = time.perf_counter()
+                        writer.write(request_for("native", keep=True))
+                        found = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), _PATIENCE)
+                        await reader.readexactly(len(WHOLE))
+                        assert found.startswith(b"HTTP/1.1 200 ")
+                        return (time.perf_counter() - began) * 1000
+
+                    async def is_up() -> bool:
+                        answer = await asyncio.to_thread(router.call, "GET", "/readyz")
+                        return bool(answer.json()["litellm_bridge"] == "up")
+
+                    async with asyncio.timeout(START_WITHIN * (rounds + 1)):
+                        while not await is_up():
+                            await ask()
+                        results = []
+                        for _ in range(rounds):
+                            up = [await ask() for _ in range(count)]
+                            os.kill(bridges(router.pid)[0], signal.SIGKILL)
+                            dead = [await ask() for _ in range(count)]
+                            while not await is_up():
+                                dead += [await ask() for _ in range(count // 4)]
+                            results.append(Added(sorted(up), sorted(dead)))
+                        return results
 
 
 async def disconnects(folder: Path, count: int) -> list[Figure]:
