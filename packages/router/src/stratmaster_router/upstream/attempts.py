@@ -6,7 +6,7 @@ from msgspec import Struct
 
 from stratmaster_router.domain.routing import Hop, Retries
 
-# The upstream says that the request itself is wrong: no other provider would be asked in vain (wire.md, "Errors").
+# The upstream says that the request itself is wrong: another provider would be asked in vain (wire.md, "Errors").
 CLIENT_FAULTS = frozenset({400, 413, 422})
 # The upstream says that it is the key: another one may do.
 REFUSED_KEY = frozenset({401, 403})

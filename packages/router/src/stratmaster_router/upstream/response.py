@@ -102,6 +102,10 @@ async def _refusal(response: UpstreamResponse, hop: Hop, watch: Watch) -> Except
     response.close()
     if status not in CLIENT_FAULTS:
         return HopFailed(failure_code(status), status, _retry_after(response))
+    if not body.lstrip().startswith(b"{"):
+        # Not the API's word on the request but that of a server before it. nginx ends a handshake well and then says
+        # by such a page that it wants another client certificate.
+        return HopFailed("upstream_tls_failed" if b"SSL certificate" in body else "upstream_invalid_response", status)
     try:
         error = _decode_error(body).error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
