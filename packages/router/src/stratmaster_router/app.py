@@ -123,7 +123,7 @@ class Router:
                 lambda: self._drain.begun,
                 self._bridge_state,
                 self._scrape,
-                self._upstreams.health,
+                self._upstreams,
             )
         )
         describe = app.openapi

@@ -8,7 +8,7 @@ from pydantic import BaseModel
 
 from stratmaster_router.domain.errors import Draining
 from stratmaster_router.upstream.breaker import State
-from stratmaster_router.upstream.health import Health as UpstreamHealth
+from stratmaster_router.upstream.client import Upstreams
 
 BridgeState = Literal["up", "down"]
 
@@ -29,12 +29,21 @@ class HopStatus(BaseModel):
     retry_after: float
 
 
+class EndpointStatus(BaseModel):
+    """An endpoint that is left alone: its place in the policy, the code of its failure, and for how many seconds."""
+
+    endpoint: str
+    code: str
+    retry_after: float
+
+
 class Status(BaseModel):
-    """This worker: the policy in force, and every hop that it has called."""
+    """This worker: the policy in force, every hop that it has called, and the endpoints that it leaves alone."""
 
     policy: str
     draining: bool
     hops: list[HopStatus]
+    parked: list[EndpointStatus]
 
 
 class Readiness(Health):
@@ -48,7 +57,7 @@ def ops_routes(
     draining: Callable[[], bool],
     bridge: Callable[[], Awaitable[BridgeState | None]],
     scrape: Callable[[], bytes],
-    upstreams: UpstreamHealth,
+    upstreams: Upstreams,
 ) -> APIRouter:
     """The routes that need no credential; `scrape` gives the metrics in Prometheus's text format."""
     router = APIRouter()
@@ -76,9 +85,13 @@ def ops_routes(
                 breaker=_STATES[hop.state],
                 retry_after=round(hop.wait, 3),
             )
-            for hop in upstreams.states()
+            for hop in upstreams.health.states()
         ]
-        return Status(policy=policy_hash(), draining=draining(), hops=hops)
+        parked = [
+            EndpointStatus(endpoint=each.place, code=each.code, retry_after=round(each.wait, 3))
+            for each in upstreams.parked()
+        ]
+        return Status(policy=policy_hash(), draining=draining(), hops=hops, parked=parked)
 
     return router
 

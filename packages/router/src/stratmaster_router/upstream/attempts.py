@@ -53,6 +53,22 @@ class Step(Struct, frozen=True):
     retry: bool = False
 
 
+class HopFailed(Exception):
+    """A hop failed before its first byte: the next one may be tried. `retry_after` is in seconds.
+
+    `why` is for the operator's log, where there is more to say than the code and the status.
+    """
+
+    def __init__(
+        self, code: str, status: int | None = None, retry_after: float | None = None, *, why: str | None = None
+    ) -> None:
+        super().__init__(code)
+        self.why = why
+        self.code = code
+        self.status = status
+        self.retry_after = retry_after
+
+
 _FIRST = Step(0)
 
 
