@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from stratmaster_router.domain.limits import Account
 from stratmaster_router.domain.routing import Considered, Decision, Hop, Provider
+from stratmaster_router.domain.service_accounts import ServiceAccounts
 from stratmaster_router.policy.schema import LoggingSpec
 
 
@@ -60,3 +61,4 @@ class Snapshot:
     tenants: Mapping[str, TenantPolicy]
     providers: Mapping[str, Provider]
     warnings: tuple[str, ...]
+    service_accounts: ServiceAccounts = ServiceAccounts()
