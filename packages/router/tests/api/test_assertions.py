@@ -106,7 +106,7 @@ def client(router: RunningRouter, credential: str, tenant: str = "acme") -> Open
 
 
 def test_official_client_is_served_with_an_assertion(router: RunningRouter, mock: Mock) -> None:
-    """A service puts its mounted token where others put a key; each tenant has its own models, and none sees the token."""
+    """A service puts its mounted token where others put a key; each tenant has its models, and no provider sees it."""
     mine = token()
     with client(router, mine) as acme, client(router, mine, "globex") as globex:
         answers = [
@@ -296,21 +296,23 @@ def authority(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CA:
 def test_keys_at_an_address_are_fetched_and_rotated_by_need(mock: Mock, tmp_path: Path, authority: CA) -> None:
     """The first assertion is served; a new key is found because it is wanted; a withdrawn one is refused with it."""
     published = Published(OLD)
-    with running_scripted(published.script, server_context(authority.issue_cert("localhost"))) as issuer:
-        with running_router(tmp_path, policy(mock, f'{{url: "{issuer.url}/keys"}}')) as router:
-            assert status(router, token(OLD)) == 200
+    with (
+        running_scripted(published.script, server_context(authority.issue_cert("localhost"))) as issuer,
+        running_router(tmp_path, policy(mock, f'{{url: "{issuer.url}/keys"}}')) as router,
+    ):
+        assert status(router, token(OLD)) == 200
 
-            published.keys = (NEW,)
-            begun = time.monotonic()
-            new = eventually(lambda: status(router, token(NEW)), lambda seen: seen == 200, FETCHED_WITHIN)
-            # Strangers ask for keys of their own all the while; the floor holds against them together.
-            for count in range(300):
-                status(router, token(signer("EdDSA", f"stranger-{count % 3}")))
-            asked, elapsed = published.asked, time.monotonic() - begun
+        published.keys = (NEW,)
+        begun = time.monotonic()
+        new = eventually(lambda: status(router, token(NEW)), lambda seen: seen == 200, FETCHED_WITHIN)
+        # Strangers ask for keys of their own all the while; the floor holds against them together.
+        for count in range(300):
+            status(router, token(signer("EdDSA", f"stranger-{count % 3}")))
+        asked, elapsed = published.asked, time.monotonic() - begun
 
-            published.down = True
-            still = [status(router, token(NEW)) for _ in range(3)]
-            old = status(router, token(OLD))
+        published.down = True
+        still = [status(router, token(NEW)) for _ in range(3)]
+        old = status(router, token(OLD))
 
     assert (new, old, still) == (200, 401, [200, 200, 200])
     assert asked <= 2 + elapsed / 5.0
@@ -320,11 +322,13 @@ def test_router_starts_and_serves_keys_while_an_issuer_is_down(mock: Mock, tmp_p
     """Assertions are refused until its keys are there, and API keys do not depend on it."""
     published = Published(OLD)
     published.down = True
-    with running_scripted(published.script, server_context(authority.issue_cert("localhost"))) as issuer:
-        with running_router(tmp_path, policy(mock, f'{{url: "{issuer.url}/keys"}}')) as router:
-            down = [status(router, token(OLD)), status(router, ACME_KEY)]
-            ready = call(router, "GET", "/readyz", headers={}).status
-            published.down = False
-            up = eventually(lambda: status(router, token(OLD)), lambda seen: seen == 200, FETCHED_WITHIN)
+    with (
+        running_scripted(published.script, server_context(authority.issue_cert("localhost"))) as issuer,
+        running_router(tmp_path, policy(mock, f'{{url: "{issuer.url}/keys"}}')) as router,
+    ):
+        down = [status(router, token(OLD)), status(router, ACME_KEY)]
+        ready = call(router, "GET", "/readyz", headers={}).status
+        published.down = False
+        up = eventually(lambda: status(router, token(OLD)), lambda seen: seen == 200, FETCHED_WITHIN)
 
     assert (down, ready, up) == ([401, 200], 200, 200)

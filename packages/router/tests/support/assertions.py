@@ -1,4 +1,4 @@
-"""Issuers of assertions: keys and tokens made with `cryptography` alone, so that the library under test is not its own judge."""
+"""Issuers of assertions: keys and tokens made with `cryptography` alone, so that nothing tested is its own judge."""
 
 import hashlib
 import hmac

@@ -90,7 +90,11 @@ def complete_document(document: dict[str, Any]) -> dict[str, Any]:
     components = document.setdefault("components", {})
     components.setdefault("schemas", {})["Error"] = _ERROR_SCHEMA
     components["securitySchemes"] = {
-        "key": {"type": "http", "scheme": "bearer", "description": "The tenant's API key, or the signed JWT of a service account."}
+        "key": {
+            "type": "http",
+            "scheme": "bearer",
+            "description": "The tenant's API key, or a signed JWT.",
+        }
     }
     for path, item in document["paths"].items():
         for operation in item.values():

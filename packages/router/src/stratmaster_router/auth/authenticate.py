@@ -6,9 +6,7 @@ from stratmaster_router.domain.errors import InvalidApiKey, MissingApiKey, Tenan
 from stratmaster_router.domain.routing import Principal
 
 
-def authenticate(
-    ring: KeyRing, assertions: Assertions, authorization: bytes | None, tenant: bytes | None
-) -> Principal:
+def authenticate(ring: KeyRing, assertions: Assertions, authorization: bytes | None, tenant: bytes | None) -> Principal:
     """Judge the headers `Authorization` and `X-Tenant-ID`.
 
     Raises `MissingApiKey`, `InvalidApiKey` or `InvalidAssertion`, `TenantRequired`, `TenantMismatch`, in this order.

@@ -1,5 +1,6 @@
 """JSON Web Key Sets (RFC 7517): the public keys of an issuer, as far as the router accepts what they sign."""
 
+from base64 import urlsafe_b64decode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,7 +11,8 @@ from joserfc.jwk import ECKey, OKPKey, RSAKey
 from msgspec import UNSET, Raw, Struct
 
 RS256, ES256, EDDSA = "RS256", "ES256", "EdDSA"
-ALGORITHMS = frozenset({RS256, ES256, EDDSA})
+ALGORITHMS = {RS256: RS256, ES256: ES256, EDDSA: EDDSA, "Ed25519": EDDSA}
+"""What a token or a key may name as its algorithm, and which it is: RFC 9864 has given EdDSA's its own name."""
 
 LARGEST_SET = 256 * 1024  # bytes
 _MOST_KEYS = 100
@@ -109,15 +111,18 @@ def _read(raw: Raw) -> tuple[tuple[str, str], PublicKey] | None:
             algorithm, kind, members = EDDSA, OKPKey, {"crv": jwk.crv, "x": jwk.x}
         case _:
             return None
-    if not jwk.kid or jwk.use != "sig" or "verify" not in jwk.key_ops or jwk.alg not in (None, algorithm):
+    fits = jwk.alg is None or ALGORITHMS.get(jwk.alg) == algorithm
+    if not jwk.kid or jwk.use != "sig" or "verify" not in jwk.key_ops or not fits:
         return None
     if jwk.d is not UNSET:
         raise _LeftOut("is a private key: whoever can read this document can sign")
     try:
-        key = kind.import_key({"kty": jwk.kty, **members})
-        bits = key.public_key.key_size if isinstance(key, RSAKey) else None
+        if kind is RSAKey and (bits := _bits(jwk.n)) not in _RSA_BITS:
+            raise _LeftOut(f"has {bits} bits; an RSA key needs {_RSA_BITS.start} to {_RSA_BITS.stop - 1}")
+        return (jwk.kid, algorithm), kind.import_key({"kty": jwk.kty, **members})
     except (JoseError, ValueError, TypeError):
         raise _LeftOut("cannot be used: its numbers are no public key") from None
-    if bits is not None and bits not in _RSA_BITS:
-        raise _LeftOut(f"has {bits} bits; an RSA key needs {_RSA_BITS.start} to {_RSA_BITS.stop - 1}")
-    return (jwk.kid, algorithm), key
+
+
+def _bits(number: str) -> int:
+    return int.from_bytes(urlsafe_b64decode(number + "==")).bit_length()

@@ -58,7 +58,7 @@ def refusal(token: bytes, now: float = NOW) -> tuple[str, str, str | None]:
 
 @pytest.mark.parametrize("key", [ES, RS, ED], ids=lambda key: key.algorithm)
 def test_token_of_kubernetes_speaks_for_its_account(key: Any) -> None:
-    """A projected service-account token (no typ, a list of audiences, nested claims) is its account's, until it dies."""
+    """A projected token (no typ, a list of audiences, nested claims) is its account's until it dies."""
     assert assertions().judge(key.token(kubernetes_claims())) == Judged(
         ServiceAccount(SUBJECT, frozenset({"acme", "default"}), frozenset({"key_admin"}), ISSUER),
         {b"acme": Principal("acme", f"jwt:{SUBJECT}"), b"default": Principal("default", f"jwt:{SUBJECT}")},
@@ -71,6 +71,7 @@ TAKEN: dict[str, Callable[[], bytes]] = {
     "typ in small letters": lambda: ES.token(kubernetes_claims(), typ="jwt"),
     "an access token": lambda: ES.token(kubernetes_claims(), typ="at+jwt"),
     "a whole media type": lambda: ES.token(kubernetes_claims(), typ="application/at+jwt"),
+    "the newer name of EdDSA": lambda: ED.token(kubernetes_claims(), alg="Ed25519"),
     "an audience that is no list": lambda: ES.token(kubernetes_claims(aud=AUDIENCE)),
     "further audiences": lambda: ES.token(kubernetes_claims(aud=["https://kubernetes.default.svc", AUDIENCE])),
     "no nbf": lambda: ES.token(kubernetes_claims(nbf=None)),
@@ -100,7 +101,7 @@ SIGNATURE = "its signature is not that of the key"
 UNKNOWN_KEY = "no key of its issuer has its kid and algorithm"
 PARTS = "it is not three parts of base64url"
 WRITTEN = "it is not three parts of base64url, each written in the one way"
-ALGORITHM = "its algorithm is none of ES256, EdDSA, RS256"
+ALGORITHM = "its algorithm is none of RS256, ES256, EdDSA, Ed25519"
 CRITICAL = "it has critical extensions, and none is understood"
 TYPE = "its typ is that of a token for another purpose"
 OBJECT = "its header or claims are no JSON object, or have a key twice"
@@ -199,7 +200,7 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
     "no audience": (lambda: claims(aud=None), "its header or claims: Object missing required field `aud`"),
     "an audience that is no text": (
         lambda: claims(aud=[AUDIENCE, 1]),
-        "its header or claims: Expected `str`, got `int` - at `$.aud[...]`",
+        "its header or claims: Expected `str`, got `int` - at `$.aud[1]`",
     ),
     "an unknown issuer": (lambda: claims(iss="https://evil.example"), "its issuer is none of the policy's"),
     "an issuer with a slash": (lambda: claims(iss=ISSUER + "/"), "its issuer is none of the policy's"),
@@ -253,7 +254,7 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: assembled(HEAD.encode(), BODY.encode() + b', "name": "caf\xe9"}', ES.sign),
         WRITTEN,
     ),
-    "nesting without end": (lambda: written(HEAD, BODY + ', "x": ' + "[" * 3000 + "]" * 3000 + "}"), OBJECT),
+    "nesting without end": (lambda: written(HEAD, BODY + ', "x": ' + "[" * 1500 + "]" * 1500 + "}"), OBJECT),
     "too long": (lambda: claims(x="y" * 8192), "it is longer than 8192 bytes"),
     "two parts": (lambda: with_parts(lambda parts: parts[:2]), PARTS),
     "four parts": (lambda: with_parts(lambda parts: [*parts, b"x"]), PARTS),
@@ -261,13 +262,16 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
     "padding": (lambda: with_parts(lambda parts: [*parts[:2], parts[2] + b"=="]), PARTS),
     "letters of plain base64": (lambda: with_parts(lambda parts: [*parts[:2], b"+/" + parts[2][2:]]), PARTS),
     "a line end": (lambda: with_parts(lambda parts: [*parts[:2], parts[2] + b"\n"]), PARTS),
-    "a space in the middle": (lambda: with_parts(lambda parts: [parts[0], parts[1][:9] + b" " + parts[1][9:], parts[2]]), PARTS),
+    "a space in the middle": (
+        lambda: with_parts(lambda parts: [parts[0], parts[1][:9] + b" " + parts[1][9:], parts[2]]),
+        PARTS,
+    ),
     "a length that base64 cannot have": (lambda: with_parts(lambda parts: [*parts[:2], parts[2][:85]]), WRITTEN),
     "JSON instead of the compact form": (
         lambda: json.dumps({"payload": b64(b"{}"), "signatures": []}).encode(),
         PARTS,
     ),
-    "letters of other alphabets": (lambda: "ey٣.ey٣.٣".encode(), PARTS),
+    "letters of other alphabets": ("ey٣.ey٣.٣".encode, PARTS),
     "nothing": (lambda: b"..", PARTS),
 }
 
@@ -281,7 +285,7 @@ def test_token_is_refused_with_the_one_message(token: Callable[[], bytes], reaso
 
 
 def test_same_signature_in_other_letters_is_refused() -> None:
-    """The unused bits of the last letter are zero: otherwise a token would have many spellings, each cached by itself."""
+    """The unused bits of the last letter are zero: otherwise a token would have many spellings."""
     token = ES.token(kubernetes_claims())
     letters = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
     last = letters.index(token[-1:])
@@ -350,12 +354,12 @@ def test_verdict_is_kept_for_the_whole_token() -> None:
 
 
 def test_verdicts_kept_are_bounded() -> None:
-    """Ten thousand live tokens are remembered at the most; then all are verified anew, none is refused."""
+    """4096 live tokens are remembered at the most; then all are verified anew, none is refused."""
     judges = assertions()
     token = ED.token(kubernetes_claims())
     first = judges.judge(token)
 
-    for count in range(10_000):
+    for count in range(4096):
         judges.judge(ED.token(kubernetes_claims(**{"kubernetes.io": count})))
 
     again = judges.judge(token)

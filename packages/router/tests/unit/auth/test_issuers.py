@@ -54,6 +54,7 @@ class Clock:
         self.at = 1000.0
 
     def __call__(self) -> float:
+        """The time."""
         return self.at
 
 
@@ -135,7 +136,7 @@ async def test_crowd_with_unknown_keys_shares_one_fetch() -> None:
 
 
 async def test_nobody_can_make_the_router_hammer_an_issuer() -> None:
-    """A stranger that asks for unknown keys without end causes a fetch each `FLOOR` seconds, and waits for none else."""
+    """Who asks for unknown keys without end causes a fetch each `FLOOR` seconds, and no more."""
     published, clock = Published(OLD), Clock()
     issuers = following(published, clock)
 

@@ -23,6 +23,7 @@ def test_keys_are_found_by_kid_and_algorithm() -> None:
     every = {("ec", "ES256"), ("rsa", "RS256"), ("ed", "EdDSA")}
 
     assert names(jwks(ES.jwk(), RS.jwk(), ED.jwk())) == every
+    assert names(jwks(ED.jwk(alg="Ed25519"))) == {("ed", "EdDSA")}
     assert names(jwks(*(key.jwk(alg=None, use=None) for key in (ES, RS, ED)))) == every
     assert names(jwks(*(key.jwk(key_ops=["verify"], x5c=["MIIB"], x5t="x") for key in (ES, RS, ED)))) == every
 
@@ -59,9 +60,10 @@ LEFT_OUT: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a point that is on no curve": (ES.jwk(x=number(1, 32), y=number(1, 32)), NUMBERS),
     "a point without y": (ES.jwk(y=None), NUMBERS),
-    "an RSA key without n": (RS.jwk(n=None), NUMBERS),
+    "an RSA key without n": (RS.jwk(n=None), BITS.format(0)),
     "an RSA key whose e is even": (RS.jwk(e=number(65536)), NUMBERS),
     "an Ed25519 key that is too short": (ED.jwk(x="AAAA"), NUMBERS),
+    "a long RSA key": (RS.jwk(n=number(2**4096 + 1)), BITS.format(4097)),
     "letters that are no base64": (ED.jwk(x="é" * 43), NUMBERS),
     "a kid that is a number": (ES.jwk(kid=1), "is not a JSON Web Key"),
     "without a kind": (ES.jwk(kty=None), "is not a JSON Web Key"),
@@ -97,7 +99,7 @@ INVALID: dict[str, tuple[bytes, str]] = {
     "keys by name": (b'{"keys":{}}', "is no JSON Web Key Set"),
     "keys that are null": (b'{"keys":null}', "is no JSON Web Key Set"),
     "a single key": (json.dumps(ES.jwk()).encode(), "is no JSON Web Key Set"),
-    "bytes that are no text": (b'{"keys":[],"x":"\xff"}', "is no JSON Web Key Set"),
+    "bytes that are no text": (b'\xff{"keys":[]}', "is no JSON Web Key Set"),
     "nesting without end": (b'{"keys":' + b"[" * 100_000, "is no JSON Web Key Set"),
     "too many keys": (jwks(*[{}] * 101), "has more than 100 keys"),
     "too large": (jwks() + b" " * LARGEST_SET, f"is larger than {LARGEST_SET} bytes"),

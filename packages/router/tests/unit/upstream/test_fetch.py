@@ -1,6 +1,5 @@
 """Documents fetched by their address: TLS is checked, nothing is followed, and size and time are bounded."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ WITHIN = 10.0
 
 
 @pytest.fixture
-def authority(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[CA]:
+def authority(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CA:
     """A certificate authority that the system trusts."""
     ca = CA()
     (tmp_path / "ca.pem").write_text(bundle(ca))
@@ -67,12 +66,14 @@ FAILING: dict[str, tuple[Script, str]] = {
 @pytest.mark.parametrize(("script", "reason"), FAILING.values(), ids=FAILING)
 async def test_answer_that_is_not_the_document_fails(authority: CA, script: Script, reason: str) -> None:
     """Each failure is one kind of error, which says what happened."""
-    with running_scripted(script, server_context(authority.issue_cert("localhost"))) as server:
-        with pytest.raises(FetchFailed) as raised:
-            await fetch(f"{server.url}/jwks", LIMIT, WITHIN)
+    with (
+        running_scripted(script, server_context(authority.issue_cert("localhost"))) as server,
+        pytest.raises(FetchFailed) as raised,
+    ):
+        await fetch(f"{server.url}/jwks", LIMIT, WITHIN)
 
     assert str(raised.value).startswith(reason)
-    assert [exchange.path for exchange in server.exchanges] == ["/jwks"]
+    assert {exchange.path for exchange in server.exchanges} == {"/jwks"}
 
 
 async def test_document_of_just_the_limit_is_fetched(authority: CA) -> None:
@@ -84,9 +85,11 @@ async def test_document_of_just_the_limit_is_fetched(authority: CA) -> None:
 
 async def test_server_that_does_not_answer_fails_in_time(authority: CA) -> None:
     """It is not waited for longer than said."""
-    with running_scripted(Exchange.wait_closed, server_context(authority.issue_cert("localhost"))) as server:
-        with pytest.raises(FetchFailed, match=r"^there was no answer within 0\.3 s$"):
-            await fetch(f"{server.url}/jwks", LIMIT, 0.3)
+    with (
+        running_scripted(Exchange.wait_closed, server_context(authority.issue_cert("localhost"))) as server,
+        pytest.raises(FetchFailed, match=r"^there was no answer within 0\.3 s$"),
+    ):
+        await fetch(f"{server.url}/jwks", LIMIT, 0.3)
 
 
 async def test_certificate_is_checked(authority: CA) -> None:
@@ -96,9 +99,11 @@ async def test_certificate_is_checked(authority: CA) -> None:
         authority.issue_cert("other.example"),
         expired(authority, "localhost"),
     ):
-        with running_scripted(_document, server_context(certificate)) as server:
-            with pytest.raises(FetchFailed, match="^ClientConnectorCertificateError: "):
-                await fetch(f"{server.url}/jwks", LIMIT, WITHIN)
+        with (
+            running_scripted(_document, server_context(certificate)) as server,
+            pytest.raises(FetchFailed, match=r"^ClientConnectorCertificateError: "),
+        ):
+            await fetch(f"{server.url}/jwks", LIMIT, WITHIN)
         assert server.exchanges == []
 
 
