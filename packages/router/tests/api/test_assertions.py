@@ -4,6 +4,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -274,10 +275,13 @@ class Published:
         self.keys = keys
         self.down = False
         self.asked = 0
+        self.gate = threading.Event()
+        self.gate.set()
 
     def script(self, exchange: Exchange) -> None:
         """Serve the keys of now."""
         self.asked += 1
+        assert self.gate.wait(FETCHED_WITHIN)
         if self.down:
             exchange.reset()
         else:
@@ -332,3 +336,22 @@ def test_router_starts_and_serves_keys_while_an_issuer_is_down(mock: Mock, tmp_p
         up = eventually(lambda: status(router, token(OLD)), lambda seen: seen == 200, FETCHED_WITHIN)
 
     assert (down, ready, up) == ([401, 200], 200, 200)
+
+
+def test_request_with_a_key_that_is_being_fetched_waits_for_it(mock: Mock, tmp_path: Path, authority: CA) -> None:
+    """On every route the first assertion of a key is served, not refused; the fetch that all wait for is one."""
+    published = Published(OLD)
+    published.gate.clear()
+    with (
+        running_scripted(published.script, server_context(authority.issue_cert("localhost"))) as issuer,
+        running_router(tmp_path, policy(mock, f'{{url: "{issuer.url}/keys"}}')) as router,
+        ThreadPoolExecutor() as pool,
+    ):
+        headers = identified(token(OLD))
+        waiting = [pool.submit(chat, router, headers=headers) for _ in range(3)]
+        waiting += [pool.submit(call, router, "GET", "/v1/models", headers=headers) for _ in range(3)]
+        eventually(lambda: published.asked, lambda asked: asked == 1)
+        threading.Timer(0.3, published.gate.set).start()
+        seen = [answer.result().status for answer in waiting]
+
+    assert (seen, published.asked) == ([200] * 6, 1)

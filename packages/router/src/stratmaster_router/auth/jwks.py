@@ -127,7 +127,7 @@ def _public_key(algorithm: str, jwk: dict[str, str | list[str]]) -> PublicKey:
     try:
         if algorithm == RS256 and (bits := _bits(str(jwk["n"]))) not in _RSA_BITS:
             raise _LeftOut(f"has {bits} bits; an RSA key needs {_RSA_BITS.start} to {_RSA_BITS.stop - 1}")
-        # joserfc's check of a signature alone: its reader of tokens is lenient (docs/decisions/0015).
+        # joserfc's check of a signature alone; tokens are read by `assertions` (docs/decisions/0015).
         return partial(JWSRegistry.algorithms[algorithm].verify, key=JWKRegistry.import_key(jwk))
     except (JoseError, ValueError, TypeError):
         raise _LeftOut("cannot be used: its numbers are no public key") from None
