@@ -29,7 +29,7 @@ _MOST_HELD = 4096
 _LATEST = 2**40  # seconds since 1970; a time beyond is a mistake, such as milliseconds
 
 _TYPES = ("jwt", "at+jwt")  # RFC 7519, section 5.1; RFC 9068. Others are for other readers: dpop+jwt, logout+jwt.
-_compact = re.compile(rb"([\w-]+)\.([\w-]+)\.([\w-]+)", re.ASCII).fullmatch
+_compact = re.compile(rb"([\w-]+)\.([\w-]+)\.([\w-]+)").fullmatch
 
 _INVALID = "The assertion is not valid. Check its issuer, audience, subject and key with the team that runs the router."
 _EXPIRED = "The assertion has expired. Send the request again with a fresh one."
