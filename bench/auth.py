@@ -7,7 +7,7 @@ import contextlib
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import NamedTuple
 
 from cryptography.hazmat.primitives import hashes
@@ -26,6 +26,9 @@ POLICY = ServiceAccounts({ISSUER: Issuer(ISSUER, AUDIENCE)}, {SUBJECT: ServiceAc
 KEYS = {ISSUER: parse_jwks(jwks(*(key.jwk() for key in SIGNERS.values())))}
 RING = KeyRing({"acme": [b"sk-acme-0123456789abcdef"]} | {f"t{n}": [b"sk-%048d" % n] for n in range(1000)})
 
+_LOOP = 1000
+_ROUNDS = 31
+
 
 class Row(NamedTuple):
     """A line of the table; times are µs of CPU for one call. `most` is what it must not exceed."""
@@ -36,18 +39,14 @@ class Row(NamedTuple):
     most: float | None = None
 
 
-def measured(calls: Iterable[Callable[[], object]], most: float | None = None, what: str = "") -> Row:
-    """Time each of `calls`, a round of which does the work `_LOOP` times."""
+def measured(what: str, loop: Callable[[], None], most: float | None = None) -> Row:
+    """A row for `loop`, which does one thing `_LOOP` times."""
     times = []
-    for call in calls:
+    for _ in range(_ROUNDS):
         begun = time.process_time_ns()
-        call()
+        loop()
         times.append((time.process_time_ns() - begun) / 1000 / _LOOP)
     return Row(what, statistics.median(times), min(times), most)
-
-
-_LOOP = 1000
-_ROUNDS = 31
 
 
 def repeated(what: str, work: Callable[[], object], most: float | None = None) -> Row:
@@ -57,7 +56,7 @@ def repeated(what: str, work: Callable[[], object], most: float | None = None) -
         for _ in range(_LOOP):
             work()
 
-    return measured([loop] * _ROUNDS, most, what)
+    return measured(what, loop, most)
 
 
 def judged_once(what: str, tokens: list[bytes], most: float | None = None) -> Row:
@@ -69,7 +68,7 @@ def judged_once(what: str, tokens: list[bytes], most: float | None = None) -> Ro
             with contextlib.suppress(InvalidAssertion):
                 judge(token)
 
-    return measured([loop] * _ROUNDS, most, what)
+    return measured(what, loop, most)
 
 
 def _tokens(algorithm: str) -> list[bytes]:
