@@ -5,7 +5,7 @@ BIN := .venv/bin
 UV := $(BIN)/uv pip
 LOCK := $(UV) compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url -q
 
-.PHONY: demo test check fmt bench prove-limits prove-faults simulate-limits lock clean
+.PHONY: demo test check fmt bench bench-auth prove-limits prove-faults simulate-limits lock clean
 
 demo: .venv/.runtime
 	$(BIN)/stratmaster-router demo $(ARGS)
@@ -25,6 +25,9 @@ fmt: .venv/.dev
 
 bench: .venv/.dev
 	PYTHONPATH=packages/router/tests $(BIN)/python -m bench $(ARGS)
+
+bench-auth: .venv/.dev
+	PYTHONPATH=packages/router/tests $(BIN)/python -m bench.auth $(ARGS)
 
 prove-limits: .venv/.dev
 	PYTHONPATH=packages/router/tests $(BIN)/python scripts/prove_limits.py $(ARGS)

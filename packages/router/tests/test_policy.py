@@ -1110,6 +1110,7 @@ INVALID = {
             - {subject: s, tenants: []}
             - {subject: s, tenants: [acme]}
             - {subjct: s}
+            - {subject: r, tenants: [acme], roles: [key_admn]}
         tenants: {}
         """,
         """
@@ -1123,6 +1124,20 @@ INVALID = {
         line 8: service_accounts.accounts[1].subject: 's' is listed twice
         line 9: service_accounts.accounts[2].subjct: unknown field, did you mean 'subject'?
         line 9: service_accounts.accounts[2].tenants: is required
+        line 10: service_accounts.accounts[3].roles[0]: expected key_admin, got 'key_admn', did you mean 'key_admin'?
+        """,
+    ),
+    "account_of_an_unknown_issuer": (
+        """
+        service_accounts:
+          issuers:
+            - {issuer: "https://login.example.com", audience: a, jwks: {url: "https://h"}}
+          accounts:
+            - {subject: s, issuer: "https://login.exmaple.com", tenants: [acme]}
+        tenants: {acme: {}}
+        """,
+        """
+        line 5: service_accounts.accounts[0].issuer: no issuer 'https://login.exmaple.com' is listed, did you mean 'https://login.example.com'?
         """,
     ),
     "accounts_without_issuers": (

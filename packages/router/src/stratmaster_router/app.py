@@ -27,6 +27,8 @@ from stratmaster_router.api.guard import Guard
 from stratmaster_router.api.models import model_routes
 from stratmaster_router.api.openai import OpenAIEndpoint
 from stratmaster_router.api.ops import BridgeState, ops_routes
+from stratmaster_router.auth.issuers import Issuers
+from stratmaster_router.auth.jwks import LARGEST_SET
 from stratmaster_router.auth.keys import KeyFolder
 from stratmaster_router.domain.errors import InvalidRequest, MethodNotAllowed, NotFound, RouterError
 from stratmaster_router.domain.limits import Metric
@@ -50,6 +52,7 @@ from stratmaster_router.telemetry.access_log import AccessLog
 from stratmaster_router.telemetry.logs import configure_logs
 from stratmaster_router.telemetry.metrics import AccountState, Gauges, Metrics
 from stratmaster_router.upstream.client import Upstreams
+from stratmaster_router.upstream.fetch import fetch
 from stratmaster_router.upstream.probe import is_up
 from stratmaster_router.upstream.tls import tls_trouble
 from stratmaster_router.upstream.watch import Watchdog
@@ -57,6 +60,7 @@ from stratmaster_router.upstream.watch import Watchdog
 # Twice a second: a change of the policy or of a key is in force well within the 2 s that policy.md allows.
 _REFRESH = 0.5
 _PRUNE = 3600.0  # seconds
+_FETCH = 5.0  # seconds for the keys of an issuer of assertions
 _PROBE = 1.0  # seconds for the LiteLLM bridge to say that it is there
 _DAY = 86_400_000_000  # microseconds
 
@@ -76,6 +80,8 @@ class Router:
             settings.policy, os.environ, tls_trouble, partial(compile_policy, bridge=self._bridge)
         )
         self._keys = KeyFolder(settings.keys_dir)
+        self._issuers = Issuers(partial(fetch, limit=LARGEST_SET, within=_FETCH, trust_env=settings.trust_env))
+        self._issuers.follow(self._policy.snapshot.service_accounts)
         self._metrics = Metrics(settings.metrics_dir)
         self._access_log = AccessLog(settings.access_log)
         self._upstreams = Upstreams(trust_env=settings.trust_env)
@@ -102,6 +108,7 @@ class Router:
             self.fastapi,
             {path: endpoint.serve for path, endpoint in endpoints.items()},
             lambda: self._keys.ring,
+            self._issuers,
             Recorder(self._metrics, self._access_log, self._limiter.record),
         )
 
@@ -137,6 +144,7 @@ class Router:
         self._limiter.start()
         self._drain.listen()
         self._announce()
+        self._issuers.refresh()
         refresh = asyncio.create_task(self._refresh())
         housekeeping = asyncio.create_task(self._keep_database(prepared))
         # What lives now lives as long as the process: the collector need not walk it again, and a high threshold
@@ -150,6 +158,7 @@ class Router:
             refresh.cancel()
             housekeeping.cancel()
             await asyncio.gather(refresh, housekeeping, return_exceptions=True)
+            await self._issuers.close()
             await self._upstreams.close()
             await self._limiter.close()
             await self._database.close()
@@ -190,7 +199,7 @@ class Router:
         log.info("policy in force", policy=snapshot.hash, tenants=len(snapshot.tenants), keys=len(self._keys.ring))
         for warning in (*snapshot.warnings, *self._keys.ring.problems):
             log.warning("policy warning", warning=warning)
-        if not len(self._keys.ring):
+        if not len(self._keys.ring) and not snapshot.service_accounts.accounts:
             log.warning("no API key is known, so every request is refused; set ROUTER_KEYS_DIR")
 
     async def _bridge_state(self) -> BridgeState | None:
@@ -220,6 +229,7 @@ class Router:
     async def _refresh(self) -> None:
         while True:
             await asyncio.sleep(_REFRESH)
+            self._issuers.refresh()
             try:
                 if self._shares_metrics:
                     await asyncio.to_thread(self._share)
@@ -235,6 +245,7 @@ class Router:
     async def _refresh_policy(self) -> None:
         result = await asyncio.to_thread(self._policy.refresh)
         if isinstance(result, Reloaded):
+            self._issuers.follow(result.snapshot.service_accounts)
             log.info("policy changed", policy=self._policy.snapshot.hash, changed=result.changed)
             for warning in self._policy.snapshot.warnings:
                 log.warning("policy warning", warning=warning)

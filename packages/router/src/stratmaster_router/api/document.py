@@ -10,7 +10,7 @@ _TENANT = {
     "in": "header",
     "required": True,
     "schema": {"type": "string"},
-    "description": "The tenant that the API key belongs to.",
+    "description": "The tenant that the credential belongs to.",
 }
 _MODEL = {
     "type": "string",
@@ -90,7 +90,11 @@ def complete_document(document: dict[str, Any]) -> dict[str, Any]:
     components = document.setdefault("components", {})
     components.setdefault("schemas", {})["Error"] = _ERROR_SCHEMA
     components["securitySchemes"] = {
-        "key": {"type": "http", "scheme": "bearer", "description": "The tenant's API key."}
+        "key": {
+            "type": "http",
+            "scheme": "bearer",
+            "description": "The tenant's API key, or a signed JWT.",
+        }
     }
     for path, item in document["paths"].items():
         for operation in item.values():

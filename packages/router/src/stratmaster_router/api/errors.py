@@ -34,6 +34,7 @@ TABLE: dict[type[RouterError], WireError] = {
     errors.TenantRequired: WireError(400, _INVALID, "tenant_required", False),
     errors.MissingApiKey: WireError(401, "authentication_error", "missing_api_key", False),
     errors.InvalidApiKey: WireError(401, "authentication_error", "invalid_api_key", False),
+    errors.InvalidAssertion: WireError(401, "authentication_error", "invalid_assertion", False),
     errors.TenantMismatch: WireError(403, _PERMISSION, "tenant_mismatch", False),
     errors.NotFound: WireError(404, _INVALID, "not_found", False),
     errors.MethodNotAllowed: WireError(405, _INVALID, "method_not_allowed", False),

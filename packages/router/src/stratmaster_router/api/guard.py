@@ -18,8 +18,9 @@ from msgspec import Struct
 from stratmaster_router.api.errors import Headers, error_body, error_headers, wire_error
 from stratmaster_router.api.limits import limit_lines
 from stratmaster_router.auth.authenticate import authenticate
+from stratmaster_router.auth.issuers import Issuers
 from stratmaster_router.auth.keys import KeyRing
-from stratmaster_router.domain.errors import ClientDisconnected, InvalidRequest, RouterError
+from stratmaster_router.domain.errors import ClientDisconnected, InvalidAssertion, InvalidRequest, RouterError
 from stratmaster_router.gateway.settlement import CLIENT_CLOSED, Recorder, Settlement
 from stratmaster_router.gateway.stages import Authenticated
 
@@ -73,12 +74,18 @@ class Guard:
     """Wraps the FastAPI app. `endpoints` maps the paths of the POST endpoints to what serves them."""
 
     def __init__(
-        self, app: App, endpoints: Mapping[str, Serve], ring: Callable[[], KeyRing], recorder: Recorder
+        self,
+        app: App,
+        endpoints: Mapping[str, Serve],
+        ring: Callable[[], KeyRing],
+        issuers: Issuers,
+        recorder: Recorder,
     ) -> None:
         """`ring` gives the current keys."""
         self._app = app
         self._endpoints = endpoints
         self._ring = ring
+        self._issuers = issuers
         self._recorder = recorder
         self._id_prefix = f"req_{secrets.token_hex(8)}"
         self._counter = count()
@@ -101,13 +108,19 @@ class Guard:
         try:
             if endpoint is not None:
                 settlement.path = path
-                await endpoint(self._judge(headers, settlement), receive, send)
+                try:
+                    visit = self._judge(headers, settlement)
+                except InvalidAssertion as refused:
+                    visit = await self._judge_again(refused, headers, settlement)
+                await endpoint(visit, receive, send)
             else:
                 await self._through_fastapi(scope, receive, send, headers, settlement)
         except ClientDisconnected:
             settlement.code = "client_disconnected"
         except Exception as error:
-            if not isinstance(error, RouterError):
+            if isinstance(error, InvalidAssertion):
+                log.info("assertion refused", request_id=request_id, reason=error.reason)
+            elif not isinstance(error, RouterError):
                 log.error("request failed", request_id=request_id, exc_info=error)
             if settlement.status == CLIENT_CLOSED:
                 await send_error(send, error, settlement)
@@ -117,7 +130,9 @@ class Guard:
             self._recorder.settle(settlement)
 
     def _judge(self, headers: Mapping[bytes, bytes], settlement: Settlement) -> Visit:
-        principal = authenticate(self._ring(), headers.get(b"authorization"), headers.get(b"x-tenant-id"))
+        principal = authenticate(
+            self._ring(), self._issuers.assertions, headers.get(b"authorization"), headers.get(b"x-tenant-id")
+        )
         settlement.tenant = principal.tenant
         data_class = headers.get(b"x-data-class")
         caller = Authenticated(
@@ -128,13 +143,25 @@ class Guard:
         )
         return Visit(headers, caller, settlement)
 
+    async def _judge_again(
+        self, refused: InvalidAssertion, headers: Mapping[bytes, bytes], settlement: Settlement
+    ) -> Visit:
+        """Judge an assertion once more if its issuer may have new keys. Here, so that no other request waits."""
+        if refused.keys_of is None or not await self._issuers.look_again(refused.keys_of):
+            raise refused
+        return self._judge(headers, settlement)
+
     async def _through_fastapi(
         self, scope: Scope, receive: Receive, send: Send, headers: Mapping[bytes, bytes], settlement: Settlement
     ) -> None:
         scope["state"]["request_id"] = settlement.request_id
         scope["state"]["settlement"] = settlement
         if guarded(scope["path"]):
-            scope["state"]["visit"] = self._judge(headers, settlement)
+            try:
+                visit = self._judge(headers, settlement)
+            except InvalidAssertion as refused:
+                visit = await self._judge_again(refused, headers, settlement)
+            scope["state"]["visit"] = visit
 
         async def send_and_note(message: Message) -> None:
             if message["type"] == "http.response.start":

@@ -43,6 +43,19 @@ class InvalidApiKey(RouterError):
     """A credential that opens nothing; one message for all of them."""
 
 
+class InvalidAssertion(RouterError):
+    """A signed assertion that proves nothing; one message for all that a stranger could probe.
+
+    `reason` is for the log, in words of ours and never the token's. `keys_of` names the issuer whose keys may be out of
+    date: the assertion names one of its keys that is not known.
+    """
+
+    def __init__(self, message: str, reason: str, keys_of: str | None = None) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.keys_of = keys_of
+
+
 class TenantMismatch(RouterError):
     """The tenant asked for is not the credential's own."""
 

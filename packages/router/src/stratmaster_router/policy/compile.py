@@ -30,6 +30,7 @@ from stratmaster_router.policy.schema import (
     TenantProviderSpec,
     TenantSpec,
 )
+from stratmaster_router.policy.service_accounts import account_warnings, service_accounts
 from stratmaster_router.policy.snapshot import Candidate, Route, Snapshot, TenantPolicy
 
 ROUTER = "stratmaster-router"
@@ -65,13 +66,15 @@ def compile_policy(
         else:
             before = former[name].tls if name in former else None
             providers[name] = compile_provider(name, spec, environ, read_file, judge_tls, before)
+    accounts = service_accounts(document.service_accounts, read_file)
     return Snapshot(
         hash=policy,
         tenants=MappingProxyType(
             {name: _tenant(policy, name, spec, providers, document.models) for name, spec in document.tenants.items()}
         ),
         providers=MappingProxyType(providers),
-        warnings=tuple(_warnings(document, providers)),
+        warnings=(*_warnings(document, providers), *account_warnings(document, accounts)),
+        service_accounts=accounts,
     )
 
 
@@ -214,14 +217,6 @@ def _warnings(document: PolicyDocument, providers: Mapping[str, Provider]) -> It
         yield "tenants: empty, so every request is refused"
     for name, tenant in document.tenants.items():
         yield from _tenant_warnings(name, tenant)
-    accounts = document.service_accounts
-    if accounts.accounts or accounts.issuers:
-        yield "service_accounts: parsed but not yet honoured by this version"
-    for index, account in enumerate(accounts.accounts):
-        for subject in account.tenants:
-            if subject not in document.tenants:
-                near = did_you_mean(subject, document.tenants)
-                yield f"service_accounts.accounts[{index}].tenants: no tenant is named {subject!r}{near}"
 
 
 def _provider_warnings(provider: Provider) -> Iterator[str]:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema
 from pydantic.config import JsonDict
 
+from stratmaster_router.domain.service_accounts import KEY_ADMIN
 from stratmaster_router.policy.fields import (
     BaseUrl,
     Boolean,
@@ -185,7 +186,14 @@ class AccountSpec(Spec):
 
     subject: Word
     """The `sub` claim."""
+    issuer: Word | None = None
+    """Who must have signed, where several issuers are listed; else any of them may."""
     tenants: Annotated[tuple[Name, ...], Field(json_schema_extra={"minItems": 1})]
+    roles: tuple[
+        Annotated[str, PlainValidator(choice(KEY_ADMIN)), WithJsonSchema({"enum": [KEY_ADMIN]})],
+        ...,
+    ] = ()
+    """What it may do beside asking models: `key_admin` administers the keys of its tenants."""
 
 
 class ServiceAccountsSpec(Spec):

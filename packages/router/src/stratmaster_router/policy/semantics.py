@@ -129,10 +129,14 @@ def _service_accounts(spec: ServiceAccountsSpec, removed: Removed) -> Iterator[F
     yield from _repeated((*root, "accounts"), "subject", [account.subject for account in spec.accounts])
     if spec.accounts and not spec.issuers and not removed.within(*root, "issuers"):
         yield ((*root, "accounts"), "no issuer stands under service_accounts.issuers, so nobody could sign for these")
+    issuers = [issuer.issuer for issuer in spec.issuers]
     for index, account in enumerate(spec.accounts):
         loc = (*root, "accounts", index, "tenants")
         if not account.tenants and not removed.within(*loc):
             yield loc, "name at least one tenant"
+        if issuers and account.issuer not in (None, *issuers) and not removed.within(*root, "issuers"):
+            near = did_you_mean(account.issuer or "", issuers)
+            yield (*root, "accounts", index, "issuer"), f"no issuer {shown(account.issuer)} is listed{near}"
 
 
 def _repeated(loc: Loc, field: str, values: list[str]) -> Iterator[Found]:

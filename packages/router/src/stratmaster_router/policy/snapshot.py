@@ -1,10 +1,11 @@
 """The policy in force, compiled for lookups: immutable, swapped as one reference, made by `compile.compile_policy`."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from stratmaster_router.domain.limits import Account
 from stratmaster_router.domain.routing import Considered, Decision, Hop, Provider
+from stratmaster_router.domain.service_accounts import ServiceAccounts
 from stratmaster_router.policy.schema import LoggingSpec
 
 
@@ -60,3 +61,4 @@ class Snapshot:
     tenants: Mapping[str, TenantPolicy]
     providers: Mapping[str, Provider]
     warnings: tuple[str, ...]
+    service_accounts: ServiceAccounts = field(default_factory=ServiceAccounts)
