@@ -120,9 +120,7 @@ class Router:
         return authenticate(self._keys.ring, self._issued.ring, authorization, tenant)
 
     def _judge_administrator(self, authorization: bytes | None) -> Administrator:
-        return authenticate_administrator(
-            self._administrators.ring, self._keys.ring, self._issued.ring, authorization
-        )
+        return authenticate_administrator(self._administrators.ring, self._keys.ring, self._issued.ring, authorization)
 
     def _fastapi(self, endpoints: dict[str, OpenAIEndpoint]) -> FastAPI:
         app = FastAPI(
