@@ -154,7 +154,8 @@ class Router:
     async def _lifespan(self, _: FastAPI) -> AsyncIterator[dict[str, Any]]:
         self._access_log.start()
         prepared = await self._open_database()
-        await self._issued.refresh()
+        if prepared:
+            await self._issued.refresh()
         self._limiter.start()
         self._drain.listen()
         self._announce()
