@@ -14,8 +14,11 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from stratmaster_router.auth.assertions import Assertions
 from stratmaster_router.auth.authenticate import authenticate
+from stratmaster_router.auth.credentials import Pepper, whole_key
+from stratmaster_router.auth.issued import IssuedRing
 from stratmaster_router.auth.jwks import parse_jwks
 from stratmaster_router.auth.keys import KeyRing
+from stratmaster_router.auth.store import DAY, StoredKey
 from stratmaster_router.domain.errors import InvalidAssertion
 from stratmaster_router.domain.service_accounts import Issuer, ServiceAccount, ServiceAccounts
 from support.assertions import AUDIENCE, ISSUER, NOW, SUBJECT, jwks, kubernetes_claims, signer
@@ -24,6 +27,14 @@ SIGNERS = {algorithm: signer(algorithm, algorithm) for algorithm in ("ES256", "R
 STRANGER = signer("ES256", "stranger")
 POLICY = ServiceAccounts({ISSUER: Issuer(ISSUER, AUDIENCE)}, {SUBJECT: ServiceAccount(SUBJECT, frozenset({"acme"}))})
 KEYS = {ISSUER: parse_jwks(jwks(*(key.jwk() for key in SIGNERS.values())))}
+PEPPER = Pepper(b"pepper" * 6)
+ISSUED_KEYS = [whole_key(f"{n:012d}", n) for n in range(1000)]
+ISSUED = IssuedRing(
+    [StoredKey(f"{n:012d}", "acme", PEPPER.digest(key.encode()), 0, 90 * DAY) for n, key in enumerate(ISSUED_KEYS)],
+    PEPPER,
+    lambda: DAY,
+    {},
+)
 RING = KeyRing({"acme": [b"sk-acme-0123456789abcdef"]} | {f"t{n}": [b"sk-%048d" % n] for n in range(1000)})
 
 _LOOP = 1000
@@ -90,15 +101,19 @@ def rows() -> list[Row]:
     assertions = Assertions(POLICY, KEYS, lambda: NOW)
     token = SIGNERS["ES256"].token(kubernetes_claims())
     with_key = {b"authorization": b"Bearer sk-acme-0123456789abcdef", b"x-tenant-id": b"acme"}
+    with_issued = {b"authorization": b"Bearer " + ISSUED_KEYS[500].encode(), b"x-tenant-id": b"acme"}
     with_token = {b"authorization": b"Bearer " + token, b"x-tenant-id": b"acme"}
     forged = [STRANGER.token(kubernetes_claims(jti=str(count)), kid="ES256") for count in range(_LOOP)]
     unknown = [STRANGER.token(kubernetes_claims(jti=str(count))) for count in range(_LOOP)]
 
     def authenticated(headers: dict[bytes, bytes]) -> Callable[[], object]:
-        return lambda: authenticate(RING, assertions, headers.get(b"authorization"), headers.get(b"x-tenant-id"))
+        return lambda: authenticate(
+            RING, ISSUED, assertions, headers.get(b"authorization"), headers.get(b"x-tenant-id")
+        )
 
     return [
         repeated("API key: the whole of authenticate", authenticated(with_key), 6.0),
+        repeated("self-service key: the whole of authenticate", authenticated(with_issued), 6.0),
         repeated(f"assertion, remembered ({len(token)} bytes)", lambda: assertions.judge(token), 5.0),
         repeated("assertion, remembered: the whole of authenticate", authenticated(with_token)),
         judged_once("assertion, new, ES256", _tokens("ES256"), 250.0),

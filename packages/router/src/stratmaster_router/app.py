@@ -20,6 +20,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
 from stratmaster_router import __version__
+from stratmaster_router.api.admin import admin_routes
 from stratmaster_router.api.document import complete_document
 from stratmaster_router.api.drain import Drain
 from stratmaster_router.api.errors import error_body, error_headers, wire_error
@@ -27,13 +28,16 @@ from stratmaster_router.api.guard import Guard
 from stratmaster_router.api.models import model_routes
 from stratmaster_router.api.openai import OpenAIEndpoint
 from stratmaster_router.api.ops import BridgeState, ops_routes
+from stratmaster_router.auth.authenticate import authenticate, authenticate_administrator
+from stratmaster_router.auth.credentials import Pepper
+from stratmaster_router.auth.issued import IssuedKeys
 from stratmaster_router.auth.issuers import Issuers
 from stratmaster_router.auth.jwks import LARGEST_SET
 from stratmaster_router.auth.keys import KeyFolder
-from stratmaster_router.domain.errors import InvalidRequest, MethodNotAllowed, NotFound, RouterError
+from stratmaster_router.domain.errors import InvalidJson, InvalidRequest, MethodNotAllowed, NotFound, RouterError
 from stratmaster_router.domain.limits import Metric
 from stratmaster_router.domain.money import NANO_DOLLARS
-from stratmaster_router.domain.routing import Endpoint, Secret
+from stratmaster_router.domain.routing import Administrator, Endpoint, Principal, Secret
 from stratmaster_router.gateway.pipeline import Gateway
 from stratmaster_router.gateway.settlement import Recorder, Settlement
 from stratmaster_router.limits.leases import Lease
@@ -46,6 +50,7 @@ from stratmaster_router.policy.source import Failed, PolicySource, Reloaded
 from stratmaster_router.settings import Settings
 from stratmaster_router.storage.accounts import AccountStore
 from stratmaster_router.storage.database import Database, database_url
+from stratmaster_router.storage.keys import ApiKeyStore
 from stratmaster_router.storage.ledger import prune
 from stratmaster_router.storage.schema import SchemaTooNew, prepare
 from stratmaster_router.telemetry.access_log import AccessLog
@@ -71,7 +76,7 @@ class Router:
     """One worker's parts, wired together. `app` is the ASGI application."""
 
     def __init__(self, settings: Settings) -> None:
-        """Raises `PolicyInvalid`, and OSError where a file or folder of the settings cannot be read."""
+        """Raises `PolicyInvalid`, `SettingsInvalid`, and OSError where a file or folder cannot be read."""
         self._body_timeout = settings.body_timeout
         self._shares_metrics = settings.metrics_dir is not None
         self._supervisor = os.getppid() if settings.workers > 1 else None
@@ -82,6 +87,7 @@ class Router:
         self._keys = KeyFolder(settings.keys_dir)
         self._issuers = Issuers(partial(fetch, limit=LARGEST_SET, within=_FETCH, trust_env=settings.trust_env))
         self._issuers.follow(self._policy.snapshot.service_accounts)
+        self._administrators = KeyFolder(settings.admin_keys_dir)
         self._metrics = Metrics(settings.metrics_dir)
         self._access_log = AccessLog(settings.access_log)
         self._upstreams = Upstreams(trust_env=settings.trust_env)
@@ -92,6 +98,10 @@ class Router:
         self._database = Database(database_url(settings.database_url))
         self._retention = settings.ledger_retention_days
         self._limiter = Limiter(AccountStore(self._database), f"{socket.gethostname()}-{os.getpid()}-{token_hex(4)}")
+        secret = settings.pepper()
+        pepper = None if secret is None else Pepper(secret)
+        self._key_store = ApiKeyStore(self._database, pepper)
+        self._issued = IssuedKeys(self._key_store, pepper, self._limiter.now)
         gateway = Gateway(lambda: self._policy.snapshot, self._limiter, self._upstreams)
         endpoints = {
             f"/v1/{endpoint.value}": OpenAIEndpoint(
@@ -107,9 +117,18 @@ class Router:
         self.app = Guard(
             self.fastapi,
             {path: endpoint.serve for path, endpoint in endpoints.items()},
-            lambda: self._keys.ring,
-            self._issuers,
+            self._judge,
+            self._judge_administrator,
+            self._issuers.look_again,
             Recorder(self._metrics, self._access_log, self._limiter.record),
+        )
+
+    def _judge(self, authorization: bytes | None, tenant: bytes | None) -> Principal:
+        return authenticate(self._keys.ring, self._issued.ring, self._issuers.assertions, authorization, tenant)
+
+    def _judge_administrator(self, authorization: bytes | None) -> Administrator:
+        return authenticate_administrator(
+            self._administrators.ring, self._keys.ring, self._issued.ring, self._issuers.assertions, authorization
         )
 
     def _fastapi(self, endpoints: dict[str, OpenAIEndpoint]) -> FastAPI:
@@ -124,6 +143,9 @@ class Router:
         )
         app.router.routes += [Route(path, endpoint, methods=["POST"]) for path, endpoint in endpoints.items()]
         app.include_router(model_routes(lambda: self._policy.snapshot))
+        app.include_router(
+            admin_routes(self._key_store, lambda: self._policy.snapshot.tenants, _take_note, self._body_timeout)
+        )
         app.include_router(
             ops_routes(
                 lambda: self._policy.snapshot.hash,
@@ -141,11 +163,14 @@ class Router:
     async def _lifespan(self, _: FastAPI) -> AsyncIterator[dict[str, Any]]:
         self._access_log.start()
         prepared = await self._open_database()
+        if prepared:
+            await self._issued.refresh()
         self._limiter.start()
         self._drain.listen()
         self._announce()
         self._issuers.refresh()
         refresh = asyncio.create_task(self._refresh())
+        following = asyncio.create_task(self._issued.run())
         housekeeping = asyncio.create_task(self._keep_database(prepared))
         # What lives now lives as long as the process: the collector need not walk it again, and a high threshold
         # keeps full collections out of requests. The request path makes no cycles (tests/e2e/test_memory.py).
@@ -156,11 +181,13 @@ class Router:
             yield {"head_timeout": self._body_timeout, "drain": self._drain}
         finally:
             refresh.cancel()
+            following.cancel()
             housekeeping.cancel()
-            await asyncio.gather(refresh, housekeeping, return_exceptions=True)
+            await asyncio.gather(refresh, following, housekeeping, return_exceptions=True)
             await self._issuers.close()
             await self._upstreams.close()
             await self._limiter.close()
+            await self._issued.write_uses()
             await self._database.close()
             await self._access_log.close()
             self._metrics.gauges.in_flight = 0
@@ -197,10 +224,13 @@ class Router:
     def _announce(self) -> None:
         snapshot = self._policy.snapshot
         log.info("policy in force", policy=snapshot.hash, tenants=len(snapshot.tenants), keys=len(self._keys.ring))
-        for warning in (*snapshot.warnings, *self._keys.ring.problems):
+        for warning in (*snapshot.warnings, *self._keys.ring.problems, *self._administrators.ring.problems):
             log.warning("policy warning", warning=warning)
-        if not len(self._keys.ring) and not snapshot.service_accounts.accounts:
-            log.warning("no API key is known, so every request is refused; set ROUTER_KEYS_DIR")
+        if not len(self._keys.ring) and not len(self._issued.ring) and not snapshot.service_accounts.accounts:
+            log.warning(
+                "no API key is known, so every request is refused; set ROUTER_KEYS_DIR, "
+                "or ROUTER_KEY_PEPPER and create keys"
+            )
 
     async def _bridge_state(self) -> BridgeState | None:
         """Whether the LiteLLM bridge answers; None where the policy does not need it, or there is none to ask."""
@@ -219,6 +249,7 @@ class Router:
             len(self._watchdog),
             [_account_state(lease, now) for lease in self._limiter.leases if lease.seen_at],
             {(hop.provider, hop.model): hop.state.value for hop in self._upstreams.health.states()},
+            self._issued.ring.ages(),
         )
 
     def _share(self) -> None:
@@ -236,6 +267,9 @@ class Router:
                 await self._refresh_policy()
                 if await asyncio.to_thread(self._keys.refresh):
                     log.info("keys changed", keys=len(self._keys.ring), problems=self._keys.ring.problems)
+                if await asyncio.to_thread(self._administrators.refresh):
+                    ring = self._administrators.ring
+                    log.info("keys of administrators changed", keys=len(ring), problems=ring.problems)
             except OSError as error:
                 log.warning("files not read; what is in force stays", file=error.filename, reason=error.strerror)
             if self._supervisor is not None and os.getppid() != self._supervisor:
@@ -273,6 +307,10 @@ def create_app() -> Guard:
         sys.exit(1)
 
 
+def _take_note(administrator: Administrator, act: str, tenant: str, key: str) -> None:
+    log.info("administrative act", administrator=administrator.name, act=act, tenant=tenant, key=key)
+
+
 def _account_state(lease: Lease, now: int) -> AccountState:
     account = lease.account
     unit = NANO_DOLLARS if account.metric is Metric.USD else 1
@@ -305,7 +343,10 @@ async def _render(request: Request, error: Exception) -> Response:
     known = _translate(error)
     headers = {name.decode(): value.decode() for name, value in error_headers(known)}
     if isinstance(error, HTTPException) and error.headers and "Allow" in error.headers:
-        headers["allow"] = error.headers["Allow"]
+        # A route knows its own methods only, and a path may have several routes.
+        path = getattr(request.scope.get("route"), "path", "")
+        described = request.app.openapi()["paths"].get(path)
+        headers["allow"] = ", ".join(described).upper() if described else error.headers["Allow"]
     state = request.scope["state"]
     body = error_body(known, state["request_id"])
     settlement: Settlement | None = state.get("settlement")
@@ -317,8 +358,12 @@ async def _render(request: Request, error: Exception) -> Response:
 def _translate(error: Exception) -> Exception:
     if isinstance(error, RequestValidationError):
         first = error.errors()[0]
+        if first["type"] == "json_invalid":
+            return InvalidJson("The request body is not valid JSON.")
         place = ".".join(str(part) for part in first["loc"])
         return InvalidRequest(f"{place}: {first['msg']}", param=place)
+    if isinstance(error, HTTPException) and error.status_code == 400:
+        return InvalidJson("The request body cannot be read as JSON.")
     if isinstance(error, HTTPException) and error.status_code == 404:
         return NotFound("There is no such path. The endpoints are listed in /openapi.json.")
     if isinstance(error, HTTPException) and error.status_code == 405:
@@ -330,4 +375,5 @@ _EXCEPTION_HANDLERS: Any = {
     RouterError: _render,
     HTTPException: _render,
     RequestValidationError: _render,
+    Exception: _render,
 }
