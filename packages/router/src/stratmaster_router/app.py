@@ -252,6 +252,16 @@ class Router:
             )
 
 
+def serving_app(settings: Settings) -> Guard:
+    """The ASGI application of a process that serves; its log is redacted with the policy's own patterns too.
+
+    Raises what `Router` raises.
+    """
+    router = Router(settings)
+    configure_logs(settings.log_level, router.redactor.redact)
+    return router.app
+
+
 def create_app() -> Guard:
     """One worker's ASGI application, configured by the environment. Raises what `Settings` and `Router` raise.
 
@@ -260,14 +270,11 @@ def create_app() -> Guard:
     settings = Settings.from_environ(os.environ)
     configure_logs(settings.log_level, partial(redact, Detector()))
     try:
-        router = Router(settings)
+        return serving_app(settings)
     except PolicyInvalid as error:
         # A worker that is started anew while the policy is invalid; the supervisor tries again until it is mended.
         log.error("worker not started: the policy is invalid", problems=[str(problem) for problem in error.problems])
         sys.exit(1)
-    # From here on with the policy's own patterns.
-    configure_logs(settings.log_level, router.redactor.redact)
-    return router.app
 
 
 def _account_state(lease: Lease, now: int) -> AccountState:

@@ -128,9 +128,9 @@ def _listen(settings: Settings) -> socket.socket:
 
 
 def _serve_one(settings: Settings, listener: socket.socket) -> None:
-    from stratmaster_router.app import Router
+    from stratmaster_router.app import serving_app
 
-    server = uvicorn.Server(uvicorn.Config(Router(settings).app, **_options(settings)))
+    server = uvicorn.Server(uvicorn.Config(serving_app(settings), **_options(settings)))
     server.run(sockets=[listener])
     if not server.started:
         sys.exit(1)

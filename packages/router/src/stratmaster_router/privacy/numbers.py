@@ -72,7 +72,9 @@ _LETTERED = {"it6": "it", "es1": "es-nie", "es2": "es-nie", "in5": "in-pan", "mx
 _RUNS = {11: ("de", "pl", "no", "be"), 13: ("za",), 15: ("fr",), 18: ("cn",)}
 """National ids that are told by their digits alone, by how many there are."""
 
-_date = re.compile(rb"(?:19|20)[0-9]{2}([-. ])[01]?[0-9]\1[0-3]?[0-9]\b|[0-3]?[0-9]([-. ])[01]?[0-9]\2(?:19|20)?[0-9]{2}\b")
+_date = re.compile(
+    rb"(?:19|20)[0-9]{2}([-. ])[01]?[0-9]\1[0-3]?[0-9]\b|[0-3]?[0-9]([-. ])[01]?[0-9]\2(?:19|20)[0-9]{2}\b"
+)
 _NOT_DIGITS = b" .-()/+"
 
 _word = re.compile(r"[^\W\d_]+")
