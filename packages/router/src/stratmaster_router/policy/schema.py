@@ -229,9 +229,7 @@ class LoggingSpec(Spec):
     """The longest snippet, in characters."""
 
 
-PatternName = Annotated[
-    str, PlainValidator(pattern_name), WithJsonSchema({"type": "string", "pattern": PATTERN_NAME})
-]
+PatternName = Annotated[str, PlainValidator(pattern_name), WithJsonSchema({"type": "string", "pattern": PATTERN_NAME})]
 Pattern = Annotated[
     str,
     PlainValidator(pattern),
