@@ -1,4 +1,4 @@
-"""Prompts in the access log: only where a tenant's policy says so, redacted, and to be told apart without being read."""
+"""Prompts in the access log: only where a tenant's policy says so, redacted, and told apart without being read."""
 
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ SECRETS = "jane@example.com 4111111111111111 E123456"
 
 
 def policy(mock: Mock, pattern: str = "E[0-9]{6}") -> str:
-    """acme has snippets, globex has not."""
+    """One tenant, acme, has snippets; globex has none."""
     return POLICY.format(mock=mock.url, pattern=pattern)
 
 
@@ -78,7 +78,9 @@ def test_equal_prompts_have_equal_fingerprints(mock: Mock, tmp_path: Path) -> No
     assert prints[0] != prints[2]
 
 
-@pytest.mark.parametrize("content", ["\ud800 \udfff", [], [{"type": "text", "text": ""}], [{"type": "image_url"}], None])
+@pytest.mark.parametrize(
+    "content", ["\ud800 \udfff", [], [{"type": "text", "text": ""}], [{"type": "image_url"}], None]
+)
 def test_prompt_that_has_no_text_is_a_line_all_the_same(content: Any, mock: Mock, tmp_path: Path) -> None:
     """Whatever a client sends, its line is written."""
     with running_router(tmp_path, policy(mock)) as router:

@@ -1,6 +1,7 @@
 """Detection and redaction of any text, cut anywhere."""
 
 import re
+from itertools import pairwise
 from random import Random
 
 from hypothesis import given
@@ -14,13 +15,38 @@ from support.corpus import KINDS, negative
 DETECTOR = Detector(custom={"employee_id": compiled(r"\bE\d{6}\b"), "long": compiled("<x[a-z ]{1,250}>")})
 REDACTOR = Redactor(lambda: DETECTOR, b"key")
 
-values = st.builds(lambda kind, seed: kind.label.strip("*") + kind.make(Random(seed)), st.sampled_from(KINDS), st.integers(0, 999))
+values = st.builds(
+    lambda kind, seed: kind.label.strip("*") + kind.make(Random(seed)), st.sampled_from(KINDS), st.integers(0, 999)
+)
 harmless = st.builds(lambda seed: negative(Random(seed)), st.integers(0, 999))
 # What borders on a value, begins one, or nearly does.
 glue = st.sampled_from(
-    [" ", "\n", ", ", "", "", '"', "'", ":", "/", "-", ".", "@", "+", "(", ")", "0", "12", "E123456", "tel ", "BSN ", "é", "漢"]
-    + ["password=", "token: ", "sk-", "eyJhbGciOi", "-----", "-----BEGIN ", "PRIVATE KEY-----", "-----END ", "://", "u:p@"]
-    + ["<x", ">", "\u200b", "\u00ad", "１２", "x" * 70, "a1B" * 200, "Bearer ", "A", "=", "\\n", "bearer "]
+    [
+        *(
+            " ",
+            "\n",
+            ", ",
+            "",
+            "",
+            '"',
+            "'",
+            ":",
+            "/",
+            "-",
+            ".",
+            "@",
+            "+",
+            "(",
+            ")",
+            "0",
+            "12",
+            "E123456",
+            "tel ",
+            "BSN ",
+        ),
+        *("password=", "token: ", "sk-", "eyJhbGciOi", "-----", "-----BEGIN ", "PRIVATE KEY-----", "-----END ", "://"),
+        *("u:p@", "<x", ">", "\u200b", "\u00ad", "１２", "x" * 70, "a1B" * 200, "Bearer ", "A", "=", "\\n", "é", "漢"),
+    ]
 )
 texts = st.lists(st.one_of(values, harmless, glue, glue, st.text(max_size=8)), max_size=14).map("".join)
 cuts = st.lists(st.integers(0, 5000), max_size=8)
@@ -29,7 +55,7 @@ cuts = st.lists(st.integers(0, 5000), max_size=8)
 def parts(text: str, places: list[int]) -> list[str]:
     """`text` cut at `places`."""
     ends = sorted({min(place, len(text)) for place in places} | {0, len(text)})
-    return [text[start:end] for start, end in zip(ends, ends[1:], strict=False)]
+    return [text[start:end] for start, end in pairwise(ends)]
 
 
 def streamed(pieces: list[str]) -> list[Piece]:

@@ -4,6 +4,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from stratmaster_router.privacy.detect import Detector
+
 from support.corpus import samples
 
 

@@ -74,7 +74,8 @@ def test_pattern_that_is_no_text_is_a_problem() -> None:
         ("email", "'email' is found without a pattern; choose another name"),
         (
             "Employee",
-            "expected a name of lower-case letters, digits and '_' (at most 32, beginning with a letter), got 'Employee'",
+            "expected a name of lower-case letters, digits and '_' (at most 32, beginning with a letter), "
+            "got 'Employee'",
         ),
     ],
 )

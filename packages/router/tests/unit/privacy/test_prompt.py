@@ -24,7 +24,9 @@ PARTS = [{"type": "text", "text": "one"}, {"type": "image_url", "image_url": {"u
         (Endpoint.EMBEDDINGS, {"input": [["x"]]}, ""),
     ],
 )
-def test_text_is_that_of_the_last_message_prompt_or_input(endpoint: Endpoint, fields: dict[str, Any], text: str) -> None:
+def test_text_is_that_of_the_last_message_prompt_or_input(
+    endpoint: Endpoint, fields: dict[str, Any], text: str
+) -> None:
     """What was asked last says most; tokens and files are no text."""
     assert prompt_text(endpoint, fields) == text
 
