@@ -683,6 +683,24 @@ INVALID = {
         line 7: tenants.acme.providers.openai.privacy.send_raw_docs: expected true or false, got 'true'
         """,
     ),
+    "unknown_data": (
+        """
+        tenants:
+          acme:
+            providers:
+              openai:
+                models: {t: {default: m}}
+                privacy: {redact: [emial, card, 4]}
+              groq:
+                models: {t: {default: m}}
+                privacy: {redact: email}
+        """,
+        """
+        line 6: tenants.acme.providers.openai.privacy.redact[0]: expected email or phone or card or iban or ssn or national_id or ip or secret, got 'emial', did you mean 'email'?
+        line 6: tenants.acme.providers.openai.privacy.redact[2]: expected email or phone or card or iban or ssn or national_id or ip or secret, got the number 4
+        line 9: tenants.acme.providers.groq.privacy.redact: expected a list, got 'email'
+        """,
+    ),
     "unknown_provider": (
         """
         providers:

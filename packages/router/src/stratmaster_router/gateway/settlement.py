@@ -41,6 +41,7 @@ class Settlement(Struct):
     overhead: float | None = None
     first_event: float | None = None
     reservation: Reservation | None = None
+    redacted: str | None = None
     settled: bool = False
 
     def bill(self, usage: Usage | None, text: Callable[[], str], least: int, *, whole: bool = True) -> None:
@@ -164,4 +165,5 @@ def _line(settlement: Settlement, seconds: float) -> AccessLine:
         input_tokens=None if usage is None else usage.input,
         output_tokens=None if usage is None else usage.output,
         policy=None if decision is None else decision.policy,
+        redacted=settlement.redacted,
     )

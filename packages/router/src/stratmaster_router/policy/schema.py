@@ -14,6 +14,7 @@ from stratmaster_router.policy.fields import (
     Boolean,
     Budget,
     Count,
+    DataKind,
     Duration,
     FilePath,
     Host,
@@ -240,6 +241,8 @@ class PrivacySpec(Spec):
     send_raw_docs: Boolean = False
     max_snippet_chars: Count | None = None
     """A longer text counts as a raw document."""
+    redact: tuple[DataKind, ...] = ()
+    """What is replaced by placeholders before anything is sent, and restored in the answer."""
 
 
 class TenantProviderSpec(Spec):

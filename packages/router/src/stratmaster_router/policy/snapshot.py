@@ -21,7 +21,8 @@ class Route:
     """All that one name of a tenant resolves to, with the decisions that do not depend on a request's lengths.
 
     `clean` is for a request without raw documents whose longest text is at most `snippet_limit` characters,
-    `raw` for one with raw documents. `task` is None when the name is a model's.
+    `raw` for one with raw documents. `task` is None when the name is a model's. `redacts` says that a hop does: what
+    cannot be searched then needs a decision of its own.
     """
 
     task: str | None
@@ -29,6 +30,7 @@ class Route:
     snippet_limit: int
     clean: Decision
     raw: Decision
+    redacts: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +56,11 @@ class Snapshot:
     """One policy, whole. `hash` is its short content hash (policy.md, rule 10).
 
     `providers` holds those that some tenant may call. `warnings` is for operators: each a full sentence, no secrets.
+    `redacts` says that some hop does.
     """
 
     hash: str
     tenants: Mapping[str, TenantPolicy]
     providers: Mapping[str, Provider]
     warnings: tuple[str, ...]
+    redacts: bool = False
