@@ -23,7 +23,11 @@ USAGE = {"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18}
 def redacting(policy: str, provider: str = "only", kinds: str = "[email, card]") -> str:
     """`policy`, whose tenant's `provider` redacts."""
     begin, tenants, end = policy.partition("\ntenants:")
-    return begin + tenants + end.replace(f"\n      {provider}:\n", f"\n      {provider}:\n        privacy: {{redact: {kinds}}}\n")
+    return (
+        begin
+        + tenants
+        + end.replace(f"\n      {provider}:\n", f"\n      {provider}:\n        privacy: {{redact: {kinds}}}\n")
+    )
 
 
 def echo(exchange: Exchange) -> None:
@@ -71,7 +75,9 @@ def _whole(text: str) -> dict[str, Any]:
 
 def _legacy(text: str) -> bytes:
     choice = {"index": 0, "text": text, "finish_reason": "stop", "logprobs": None}
-    return json.dumps({"id": "c", "object": "text_completion", "created": 1, "model": "m", "choices": [choice]}).encode()
+    return json.dumps(
+        {"id": "c", "object": "text_completion", "created": 1, "model": "m", "choices": [choice]}
+    ).encode()
 
 
 def _delta(**members: Any) -> dict[str, Any]:
@@ -200,7 +206,9 @@ def test_provider_that_does_not_redact_gets_every_byte(tmp_path: Path, stream: b
         ANN.encode(),
         b',"stream":true,"stream_options":{"include_usage":true}' if stream else b"",
     )
-    events_sent = b'data: {"choices": [{"delta": {"content": "[EMAIL_1]"}, "finish_reason": "stop"}]}\n\ndata: [DONE]\n\n'
+    events_sent = (
+        b'data: {"choices": [{"delta": {"content": "[EMAIL_1]"}, "finish_reason": "stop"}]}\n\ndata: [DONE]\n\n'
+    )
     whole = b'{"choices": [{"message": {"content": "[EMAIL_1]"}}], "x": 1.50}'
     script: Script = chunked(events_sent) if stream else lambda exchange: exchange.answer(whole)
 
@@ -273,9 +281,7 @@ PARTS = "the request has a picture, sound, a file or a part of an unknown type, 
 TOKENS = "the request has token ids instead of text, which redact cannot search"
 
 
-@pytest.mark.parametrize(
-    ("path", "content", "reason"), [(CHAT, IMAGE, PARTS), ("/v1/completions", [1, 2, 3], TOKENS)]
-)
+@pytest.mark.parametrize(("path", "content", "reason"), [(CHAT, IMAGE, PARTS), ("/v1/completions", [1, 2, 3], TOKENS)])
 def test_what_cannot_be_searched_is_refused_with_the_trace(
     router: RunningRouter, upstream: Scripted, path: str, content: Any, reason: str
 ) -> None:

@@ -36,10 +36,13 @@ values = st.recursive(
     lambda inner: st.lists(inner, max_size=2) | st.dictionaries(texts, inner, max_size=2),
     max_leaves=4,
 )
+ids = st.sampled_from(["call_1", "4111111111111111", "ann@example.com"])
 messages = st.one_of(
     st.fixed_dictionaries({"role": st.sampled_from(["system", "user", "critic"]), "content": texts | st.none()}),
-    st.fixed_dictionaries({"role": st.just("user"), "content": st.lists(texts.map(lambda t: {"type": "text", "text": t}))}),
-    st.fixed_dictionaries({"role": st.just("tool"), "tool_call_id": texts, "content": values.map(json.dumps)}),
+    st.fixed_dictionaries(
+        {"role": st.just("user"), "content": st.lists(texts.map(lambda t: {"type": "text", "text": t}))}
+    ),
+    st.fixed_dictionaries({"role": st.just("tool"), "tool_call_id": ids, "content": values.map(json.dumps)}),
 )
 chats = st.fixed_dictionaries(
     {"model": st.just("m"), "messages": st.lists(messages, min_size=1, max_size=3)},
@@ -107,7 +110,8 @@ def test_streamed_answer_is_restored_like_a_whole_one(body: str, data: st.DataOb
     parts = data.draw(st.lists(st.integers(0, len(text)), max_size=8).map(sorted))
     cuts = [text[begin:end] for begin, end in zip([0, *parts], [*parts, len(text)], strict=True)]
     events = b"".join(
-        b"data: " + json.dumps({"choices": [{"index": 0, "delta": {"content": cut}}]}).encode() + b"\n\n" for cut in cuts
+        b"data: " + json.dumps({"choices": [{"index": 0, "delta": {"content": cut}}]}).encode() + b"\n\n"
+        for cut in cuts
     )
     stream = events + b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\ndata: [DONE]\n\n'
     answer = json.dumps({"choices": [{"index": 0, "message": {"content": text}}]}).encode()

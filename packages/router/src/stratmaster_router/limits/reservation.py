@@ -108,7 +108,8 @@ class Reservation:
     async def admit(self, hop: Hop, envelope: Envelope) -> OutputBound | None:
         """Take the reservation to `hop`; the bound on output tokens that the upstream is to be sent, if any.
 
-        `envelope` is the request as that hop may see it, which can be longer or shorter than another's. Raises what `Limiter.reserve` raises; nothing is reserved then.
+        `envelope` is the request as that hop may see it, which can be longer or shorter than another's. Raises what
+        `Limiter.reserve` raises; nothing is reserved then.
         """
         if self._needs:
             self._release()

@@ -32,7 +32,7 @@ _WORDS = frozenset(
     object parallel_tool_calls parameters presence_penalty prompt properties reasoning_content reasoning_effort refusal
     required response_format role schema seed stop store stream stream_options strict string suffix system temperature
     text title tool tool_call_id tool_calls tool_choice tools top_logprobs top_p type user
-    """.split()
+    """.split()  # noqa: SIM905  # one a line would fill a page
 )
 _TEXT_PARTS = frozenset({"text", "refusal"})
 _MEDIA = frozenset({"image_url", "input_audio", "file", "file_data", "video_url"})
@@ -44,7 +44,8 @@ _Change = tuple[int, int, str]
 
 _begins_json = re.compile(r"[ \t\n\r]*[\[{]").match
 _string = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
-_id = re.compile(r"[A-Za-z0-9_-]{1,128}").fullmatch
+# With a letter: digits alone may be anything.
+_id = re.compile(r"(?=[0-9_-]*[A-Za-z])[A-Za-z0-9_-]{1,128}").fullmatch
 
 
 class Unsearchable(Exception):

@@ -17,7 +17,7 @@ _NO_TEXT = frozenset({"id", "index", "role", "type"})
 _FRAME = ("id", "object", "created", "model", "system_fingerprint")
 
 _Path = tuple[str | int, ...]
-"""Where a text stands in a choice. A whole number is the `index` of a list's item; a negative one its place, from -1."""
+"""Where a text stands in a choice: a number is the `index` of a list's item, or if negative its place, from -1."""
 
 _Restore = Callable[[str, _Path, bool], str]
 
@@ -30,6 +30,7 @@ def answers_in_json(fields: Mapping[str, Any]) -> bool:
 
 def restore_answer(body: bytes, values: Mapping[str, str], *, json_content: bool) -> bytes:
     """A whole answer, restored; `values` has what each placeholder stands for."""
+
     def restore(text: str, _: _Path, in_json: bool) -> str:
         return restored(text, values, in_json=in_json)
 
@@ -112,7 +113,11 @@ class StreamRestorer:
         events = b""
         for place in places:
             index, path = place
-            choice: dict[str, Any] = {"index": index or 0, **_nested(path, self._held.pop(place)), "finish_reason": None}
+            choice: dict[str, Any] = {
+                "index": index or 0,
+                **_nested(path, self._held.pop(place)),
+                "finish_reason": None,
+            }
             chunk = {name: self._frame[name] for name in _FRAME if name in self._frame}
             events += b"data: " + _encoded({**chunk, "choices": [choice]}) + b"\n\n"
         return events
@@ -161,10 +166,7 @@ def _nested(path: _Path, text: str) -> dict[str, Any]:
     """The members of a choice that have `text` at `path` and nothing else."""
     value: Any = text
     for part in reversed(path):
-        if isinstance(part, str):
-            value = {part: value}
-        else:
-            value = [{"index": part, **value} if part >= 0 else value]
+        value = {part: value} if isinstance(part, str) else [{"index": part, **value} if part >= 0 else value]
     members: dict[str, Any] = value
     return members
 

@@ -143,7 +143,10 @@ def test_explain_of_a_request_with_raw_documents_shows_what_was_dropped(file: Pa
 def test_explain_shows_what_is_redacted_and_what_cannot_be(file: Path) -> None:
     """A hop that redacts says what; a picture keeps it out, with the reason."""
     file.write_text(POLICY.replace("max_snippet_chars: 20", "redact: [email, iban]"))
-    request = {"model": "x", "messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "https://x"}]}]}
+    request = {
+        "model": "x",
+        "messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "https://x"}]}],
+    }
 
     plain, picture = explain(file, "reasoning"), explain(file, "reasoning", request)
     plan = json.loads(explain(file, "gpt-4.1", None, "--json")[1])["plan"]

@@ -39,7 +39,7 @@ def test_every_string_of_a_chat_is_redacted() -> None:
                         {
                             "id": "call_1",
                             "type": "function",
-                            "function": {"name": "mail", "arguments": '{"to": "%s"}' % BOB},
+                            "function": {"name": "mail", "arguments": json.dumps({"to": BOB})},
                         }
                     ],
                 },
@@ -161,7 +161,7 @@ def test_text_with_placeholders_of_its_own_keeps_them() -> None:
 
 
 def test_longer_conversation_keeps_its_beginning() -> None:
-    """The placeholders of earlier messages do not change with later ones, so that a provider's cache still knows them."""
+    """Earlier messages keep their placeholders when others follow, so that a provider's cache still knows them."""
     first = [{"role": "user", "content": f"{ANN} {CARD}"}, {"role": "assistant", "content": BOB}]
     more = [*first, {"role": "user", "content": f"{BOB} carl@example.com"}]
 
@@ -197,13 +197,14 @@ def test_protocol_ids_are_not_touched_and_nothing_else_hides_behind_their_names(
             "messages": [
                 {"role": "tool", "tool_call_id": f"call_{CARD}", "content": "x"},
                 {"role": "tool", "tool_call_id": ANN, "content": "x"},
+                {"role": "tool", "tool_call_id": CARD, "content": "x"},
             ],
             "metadata": {"id": CARD, "role": BOB, "type": BOB},
         }
     )
 
-    assert made.envelope.fields["messages"][0]["tool_call_id"] == f"call_{CARD}"
-    assert made.envelope.fields["messages"][1]["tool_call_id"] == "[EMAIL_1]"
+    ids = [message["tool_call_id"] for message in made.envelope.fields["messages"]]
+    assert ids == [f"call_{CARD}", "[EMAIL_1]", "[CARD_1]"]
     assert made.envelope.fields["metadata"] == {"id": "[CARD_1]", "role": "[EMAIL_2]", "type": "[EMAIL_2]"}
 
 
