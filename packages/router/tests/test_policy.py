@@ -690,14 +690,15 @@ INVALID = {
             providers:
               openai:
                 models: {t: {default: m}}
-                privacy: {redact: [emial, card, 4]}
+                privacy: {redact: [emial, card, 4, zzz]}
               groq:
                 models: {t: {default: m}}
                 privacy: {redact: email}
         """,
         """
-        line 6: tenants.acme.providers.openai.privacy.redact[0]: expected email or phone or card or iban or ssn or national_id or ip or secret, got 'emial', did you mean 'email'?
-        line 6: tenants.acme.providers.openai.privacy.redact[2]: expected email or phone or card or iban or ssn or national_id or ip or secret, got the number 4
+        line 6: tenants.acme.providers.openai.privacy.redact[0]: unknown kind 'emial', did you mean 'email'?
+        line 6: tenants.acme.providers.openai.privacy.redact[2]: expected email, phone, card, iban, ssn, national_id, ip, secret or a name of redaction.patterns, got the number 4; write it in quotes
+        line 6: tenants.acme.providers.openai.privacy.redact[3]: unknown kind 'zzz'; known: email, phone, card, iban, ssn, national_id, ip, secret and the names of redaction.patterns
         line 9: tenants.acme.providers.groq.privacy.redact: expected a list, got 'email'
         """,
     ),

@@ -9,7 +9,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Callable
 from functools import partial
-from secrets import token_hex
+from secrets import token_bytes, token_hex
 from typing import Any
 
 import structlog
@@ -41,6 +41,8 @@ from stratmaster_router.policy.compile import compile_policy
 from stratmaster_router.policy.problems import PolicyInvalid
 from stratmaster_router.policy.providers import Bridge
 from stratmaster_router.policy.source import Failed, PolicySource, Reloaded
+from stratmaster_router.privacy.detect import Detector
+from stratmaster_router.privacy.redact import Redactor, redact
 from stratmaster_router.settings import Settings
 from stratmaster_router.storage.accounts import AccountStore
 from stratmaster_router.storage.database import Database, database_url
@@ -64,7 +66,7 @@ log = structlog.stdlib.get_logger("stratmaster_router")
 
 
 class Router:
-    """One worker's parts, wired together. `app` is the ASGI application."""
+    """One worker's parts, wired together. `app` is the ASGI application; `redactor` stands before every log."""
 
     def __init__(self, settings: Settings) -> None:
         """Raises `PolicyInvalid`, and OSError where a file or folder of the settings cannot be read."""
@@ -75,6 +77,8 @@ class Router:
         self._policy = PolicySource(
             settings.policy, os.environ, tls_trouble, partial(compile_policy, bridge=self._bridge)
         )
+        self._detector = Detector(custom=self._policy.snapshot.patterns)
+        self.redactor = Redactor(lambda: self._detector, token_bytes(32))
         self._keys = KeyFolder(settings.keys_dir)
         self._metrics = Metrics(settings.metrics_dir)
         self._access_log = AccessLog(settings.access_log)
@@ -102,7 +106,7 @@ class Router:
             self.fastapi,
             {path: endpoint.serve for path, endpoint in endpoints.items()},
             lambda: self._keys.ring,
-            Recorder(self._metrics, self._access_log, self._limiter.record),
+            Recorder(self._metrics, self._access_log, self._limiter.record, self.redactor),
         )
 
     def _fastapi(self, endpoints: dict[str, OpenAIEndpoint]) -> FastAPI:
@@ -235,6 +239,7 @@ class Router:
     async def _refresh_policy(self) -> None:
         result = await asyncio.to_thread(self._policy.refresh)
         if isinstance(result, Reloaded):
+            self._detector = Detector(custom=self._policy.snapshot.patterns)
             log.info("policy changed", policy=self._policy.snapshot.hash, changed=result.changed)
             for warning in self._policy.snapshot.warnings:
                 log.warning("policy warning", warning=warning)
@@ -247,15 +252,25 @@ class Router:
             )
 
 
+def serving_app(settings: Settings) -> Guard:
+    """The ASGI application of a process that serves; its log is redacted with the policy's own patterns too.
+
+    Raises what `Router` raises.
+    """
+    router = Router(settings)
+    configure_logs(settings.log_level, router.redactor.redact)
+    return router.app
+
+
 def create_app() -> Guard:
     """One worker's ASGI application, configured by the environment. Raises what `Settings` and `Router` raise.
 
     An invalid policy ends the process.
     """
     settings = Settings.from_environ(os.environ)
-    configure_logs(settings.log_level)
+    configure_logs(settings.log_level, partial(redact, Detector()))
     try:
-        return Router(settings).app
+        return serving_app(settings)
     except PolicyInvalid as error:
         # A worker that is started anew while the policy is invalid; the supervisor tries again until it is mended.
         log.error("worker not started: the policy is invalid", problems=[str(problem) for problem in error.problems])

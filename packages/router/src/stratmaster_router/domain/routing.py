@@ -168,7 +168,8 @@ class Hop:
 
     `accounts` are all that apply: the tenant's, then the provider's; `budgeted` says that one of them counts money.
     `default_max_tokens` are the output tokens of a request that sets no bound. `price` is None where none is known.
-    `redact` names what is replaced in all that is sent to it, in the order of `domain.redaction.KINDS`.
+    `redact` names what is replaced in all that is sent to it: kinds in the order of `domain.redaction.KINDS`, then
+    patterns of the policy's own.
     """
 
     provider: Provider

@@ -6,8 +6,8 @@ from functools import partial
 from stratmaster_router.domain.errors import InvalidJson, Refused
 from stratmaster_router.domain.routing import Decision, Endpoint, Refusal, RequestFacts
 from stratmaster_router.gateway.hold import RequestHold
-from stratmaster_router.gateway.redaction import Redaction, detector_of
-from stratmaster_router.gateway.settlement import Settlement
+from stratmaster_router.gateway.redaction import Detectors, Redaction
+from stratmaster_router.gateway.settlement import Prompt, Settlement
 from stratmaster_router.gateway.stages import Answered, Authenticated, Permitted, Reserved, Screened
 from stratmaster_router.limits.limiter import Limiter
 from stratmaster_router.limits.reservation import Reservation
@@ -43,6 +43,7 @@ class Gateway:
         self._snapshot = snapshot
         self._limiter = limiter
         self._upstreams = upstreams
+        self._detectors = Detectors()
 
     async def answer(
         self, endpoint: Endpoint, caller: Authenticated, body: bytes, watch: Watch, settlement: Settlement
@@ -55,11 +56,16 @@ class Gateway:
         trip = settlement.trip = Trip([])
         screened = _screen(endpoint, caller, body, snapshot)
         settlement.stream = screened.envelope.stream
+        tenant = snapshot.tenants.get(caller.principal.tenant)
+        if tenant is not None and tenant.snippet_chars:
+            settlement.prompt = Prompt(endpoint, screened.envelope.fields, tenant.snippet_chars)
         permitted = _permit(snapshot, caller, screened, settlement)
         reserved = self._reserve(endpoint, screened, permitted, settlement)
         watch.end_by(_total(reserved.decision, caller.timeout))
         envelope = screened.envelope
-        redaction = Redaction(endpoint, envelope, detector_of) if snapshot.redacts else None
+        redaction = None
+        if snapshot.redacts:
+            redaction = Redaction(endpoint, envelope, partial(self._detectors.of, snapshot.patterns))
         hold = RequestHold(envelope, reserved.reservation, redaction)
         reply = await execute(
             reserved.decision, endpoint, envelope, caller.forwarded, self._upstreams, watch, trip, hold

@@ -1,8 +1,10 @@
 """One request as the hops that redact may see it, and their answers as the client may."""
 
 import asyncio
-from collections.abc import Callable
-from functools import cache, partial
+from collections.abc import Callable, Mapping
+from functools import partial
+
+import re2
 
 from stratmaster_router.domain.routing import Endpoint, Hop
 from stratmaster_router.domain.usage import Usage
@@ -14,15 +16,29 @@ from stratmaster_router.upstream.stream import UpstreamStream
 from stratmaster_router.upstream.trip import Reply
 from stratmaster_router.wire.envelope import Envelope
 
+Patterns = Mapping[str, "re2._Regexp"]
+
 # Bytes from which on a thread does it, so that the loop is never held up for a millisecond.
 _LONG_REQUEST = 8 * 1024
 _LONG_ANSWER = 32 * 1024
 
 
-@cache
-def detector_of(kinds: tuple[str, ...]) -> Detector:
-    """The detector of `kinds`, made once."""
-    return Detector(frozenset(kinds))
+class Detectors:
+    """The detectors of the hops of one policy, each made once."""
+
+    def __init__(self) -> None:
+        self._patterns: Patterns = {}
+        self._made: dict[tuple[str, ...], Detector] = {}
+
+    def of(self, patterns: Patterns, names: tuple[str, ...]) -> Detector:
+        """What finds `names`: kinds, and some of `patterns`, which are the policy's own."""
+        if patterns is not self._patterns:
+            self._patterns, self._made = patterns, {}
+        made = self._made.get(names)
+        if made is None:
+            custom = {name: pattern for name, pattern in patterns.items() if name in names}
+            made = self._made[names] = Detector(frozenset(names), custom)
+        return made
 
 
 class Redaction:

@@ -1,23 +1,38 @@
 """What must be recorded of a request, exactly once, however it ends."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from time import perf_counter
+from typing import Any
 
+import structlog
 from msgspec import Struct
 from msgspec.structs import replace
 
 from stratmaster_router.domain.errors import LIMIT_CODES
 from stratmaster_router.domain.ledger import LedgerRow
-from stratmaster_router.domain.routing import Decision, Hop
+from stratmaster_router.domain.routing import Decision, Endpoint, Hop
 from stratmaster_router.domain.usage import Usage
 from stratmaster_router.limits.reservation import Reservation
+from stratmaster_router.privacy.prompt import prompt_content, prompt_text
+from stratmaster_router.privacy.redact import Redactor
 from stratmaster_router.telemetry.access_log import AccessLine, AccessLog
 from stratmaster_router.telemetry.metrics import NONE, Metrics
 from stratmaster_router.upstream.trip import Exposure, Trip
 
 # The status that the access log gives a request whose client went away before an answer (nginx's custom).
 CLIENT_CLOSED = 499
+
+log = structlog.stdlib.get_logger("stratmaster_router")
+
+
+class Prompt(Struct, frozen=True):
+    """What was asked, where the tenant's policy lets a log have the beginning of it: `chars` characters, redacted."""
+
+    endpoint: Endpoint
+    fields: Mapping[str, Any]
+    chars: int
 
 
 class Settlement(Struct):
@@ -42,6 +57,7 @@ class Settlement(Struct):
     first_event: float | None = None
     reservation: Reservation | None = None
     redacted: str | None = None
+    prompt: Prompt | None = None
     settled: bool = False
 
     def bill(self, usage: Usage | None, text: Callable[[], str], least: int, *, whole: bool = True) -> None:
@@ -87,11 +103,14 @@ class Settlement(Struct):
 class Recorder:
     """Keeps settlements: limits, ledger, metrics and the access log."""
 
-    def __init__(self, metrics: Metrics, access_log: AccessLog, record: Callable[[LedgerRow], None]) -> None:
+    def __init__(
+        self, metrics: Metrics, access_log: AccessLog, record: Callable[[LedgerRow], None], redactor: Redactor
+    ) -> None:
         """`record` takes the ledger's rows."""
         self._metrics = metrics
         self._access_log = access_log
         self._record = record
+        self._redactor = redactor
 
     def settle(self, settlement: Settlement) -> None:
         """Record `settlement`; a second call does nothing."""
@@ -106,7 +125,9 @@ class Recorder:
         seconds = perf_counter() - settlement.began
         self._measure(settlement, seconds)
         if self._access_log.enabled:
-            self._access_log.write(_line(settlement, seconds))
+            line = _line(settlement, seconds)
+            prompt = settlement.prompt
+            self._access_log.write(line if prompt is None else partial(_with_prompt, line, prompt, self._redactor))
 
     def _measure(self, settlement: Settlement, seconds: float) -> None:
         metrics = self._metrics
@@ -167,3 +188,12 @@ def _line(settlement: Settlement, seconds: float) -> AccessLine:
         policy=None if decision is None else decision.policy,
         redacted=settlement.redacted,
     )
+
+
+def _with_prompt(line: AccessLine, prompt: Prompt, redactor: Redactor) -> AccessLine:
+    try:
+        line.prompt = redactor.snippet(prompt_text(prompt.endpoint, prompt.fields), prompt.chars)
+        line.prompt_fingerprint = redactor.fingerprint(prompt_content(prompt.endpoint, prompt.fields))
+    except Exception as error:  # noqa: BLE001  # the line counts more than its snippet
+        log.error("prompt snippet not made", request_id=line.request_id, exc_info=error)
+    return line

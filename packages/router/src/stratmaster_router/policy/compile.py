@@ -21,6 +21,7 @@ from stratmaster_router.domain.routing import (
 from stratmaster_router.policy.builtin import reach
 from stratmaster_router.policy.certificates import ReadFile, TlsTrouble
 from stratmaster_router.policy.decide import DISABLED, screened
+from stratmaster_router.policy.patterns import compiled
 from stratmaster_router.policy.prices import find_price
 from stratmaster_router.policy.problems import did_you_mean
 from stratmaster_router.policy.providers import Bridge, bridged_provider, compile_provider, enabled_providers
@@ -72,6 +73,7 @@ def compile_policy(
             {name: _tenant(policy, name, spec, providers, document.models) for name, spec in document.tenants.items()}
         ),
         providers=MappingProxyType(providers),
+        patterns=MappingProxyType({name: compiled(text) for name, text in document.redaction.patterns.items()}),
         warnings=tuple(_warnings(document, providers)),
         redacts=any(
             use.enabled and use.privacy.redact
@@ -132,7 +134,7 @@ def _tenant(
         embeddings_enabled=not _EMBEDDING_TASKS.isdisjoint(live_tasks)
         or any("embed" in model.lower() for model in owners),
         accounts=sum(theirs.values(), own),
-        logging=spec.logging,
+        snippet_chars=spec.logging.snippet_chars if spec.logging.prompt_snippets == "redacted" else 0,
     )
 
 
@@ -179,7 +181,10 @@ def _hops(
             price=find_price(provider.name, provider.litellm_provider, model, facts.get(model)),
             default_max_tokens=default_max_tokens,
             budgeted=budgeted,
-            redact=tuple(kind for kind in KINDS if kind in use.privacy.redact),
+            redact=(
+                *(kind for kind in KINDS if kind in use.privacy.redact),
+                *sorted(set(use.privacy.redact).difference(KINDS)),
+            ),
         )
 
 

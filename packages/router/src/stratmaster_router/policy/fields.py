@@ -13,7 +13,6 @@ from urllib.parse import urlsplit
 from pydantic import PlainValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-from stratmaster_router.domain.redaction import KINDS
 from stratmaster_router.policy.problems import did_you_mean, shown
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
@@ -255,7 +254,6 @@ Word = Annotated[
     PlainValidator(matching(MODEL_NAME, "a text of printable ASCII without spaces (at most 256 characters)")),
     WithJsonSchema({"type": "string", "pattern": MODEL_NAME}),
 ]
-DataKind = Annotated[str, PlainValidator(choice(*KINDS)), WithJsonSchema({"enum": list(KINDS)})]
 Secret = Annotated[
     SecretRef,
     PlainValidator(secret),

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 
 import pytest
 from stratmaster_router.domain.errors import InvalidRequest
@@ -10,7 +11,7 @@ from stratmaster_router.domain.limits import Account, Metric, Window
 from stratmaster_router.domain.routing import Endpoint, Hop, Provider
 from stratmaster_router.domain.usage import Usage
 from stratmaster_router.gateway.hold import RequestHold
-from stratmaster_router.gateway.redaction import Redaction, detector_of
+from stratmaster_router.gateway.redaction import Detectors, Redaction
 from stratmaster_router.limits.limiter import Limiter
 from stratmaster_router.limits.reservation import Reservation
 from stratmaster_router.privacy.detect import Detector, Finding
@@ -46,9 +47,10 @@ async def holding() -> AsyncIterator[Callable[..., Held]]:
     limiter = Limiter(MemoryStore(lambda: time.time_ns() // 1000), "a")
     limiter.start()
 
-    def hold(request: Envelope, detector: Callable[[tuple[str, ...]], Detector] = detector_of) -> Held:
+    def hold(request: Envelope, detector: Callable[[tuple[str, ...]], Detector] | None = None) -> Held:
         reservation = Reservation(limiter, Endpoint.CHAT, request)
-        return RequestHold(request, reservation, Redaction(Endpoint.CHAT, request, detector)), reservation
+        redaction = Redaction(Endpoint.CHAT, request, detector or partial(Detectors().of, {}))
+        return RequestHold(request, reservation, redaction), reservation
 
     yield hold
     await limiter.close()
