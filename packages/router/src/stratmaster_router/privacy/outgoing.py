@@ -38,6 +38,8 @@ _TEXT_PARTS = frozenset({"text", "refusal"})
 _MEDIA = frozenset({"image_url", "input_audio", "file", "file_data", "video_url"})
 # A number of fewer digits is nothing that could be found.
 _LEAST_NUMBER = 10**6
+# A text in which each thing found lays open another is made to take time.
+_MOST_ROUNDS = 8
 
 _Change = tuple[int, int, str]
 """A place in a text, and what is to stand there."""
@@ -154,11 +156,14 @@ class _Search:
         """
         if "\\" in text and _is_json(text):
             text = _string.sub(self._unescaped, text)
-        # Again, because what was found may have hidden what it overlapped.
-        while found := self._fresh(text):
+        # Again, because what was found may have hidden what it touched.
+        for _ in range(_MOST_ROUNDS):
+            found = self._fresh(text)
+            if not found:
+                return text
             changes = self._in_json(text, found) if _is_json(text) else self._named(text, found)
             text = _spliced(text, sorted(changes))
-        return text
+        raise Unsearchable("in a text of it, data runs into data; separate them")
 
     def _fresh(self, text: str) -> list[Finding]:
         """What is found in `text`, but for parts of placeholders: each grows by what it cuts."""
@@ -167,14 +172,19 @@ class _Search:
             return found
         taken = [match.span() for match in placeholder.finditer(text) if match[0] in self.placeholders.values]
         fresh = []
+        place = 0
         for kind, start, end in found:
-            for begin, stop in taken:
-                if begin <= start and end <= stop:
-                    break  # a part of one
-                if begin < end and start < stop:
-                    start, end = min(begin, start), max(end, stop)  # noqa: PLW2901
-            else:
-                fresh.append(Finding(kind, start, end))
+            while place < len(taken) and taken[place][1] <= start:
+                place += 1
+            first, last, within = start, end, False
+            at = place
+            while at < len(taken) and taken[at][0] < last:
+                begin, stop = taken[at]
+                within = begin <= first and last <= stop
+                first, last = min(first, begin), max(last, stop)
+                at += 1
+            if not within:
+                fresh.append(Finding(kind, first, last))
         return fresh
 
     def _named(self, text: str, found: list[Finding]) -> set[_Change]:

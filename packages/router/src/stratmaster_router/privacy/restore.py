@@ -76,6 +76,8 @@ class StreamRestorer:
             return event
         if data.strip() == b"[DONE]":
             return self.flush() + event
+        if not self._held and data.count(b"[") < 2 and b"\\u005" not in data:
+            return event  # the bracket of its choices is the only one
         try:
             chunk = json.loads(data)
         except (ValueError, RecursionError):

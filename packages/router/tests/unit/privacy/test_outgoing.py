@@ -302,6 +302,21 @@ class Marked(Detector):
         return []
 
 
+class Endless(Detector):
+    """A detector that finds a letter more each time."""
+
+    def find(self, text: str) -> list[Finding]:
+        """The last letter."""
+        at = max(text.rfind(letter) for letter in "abcdefghijklmnopqrstuvwxyz")
+        return [Finding("secret", at, at + 1)] if at >= 0 else []
+
+
+def test_text_that_never_ends_to_have_findings_is_refused() -> None:
+    """What lays open more and more is not searched for ever."""
+    with pytest.raises(Unsearchable):
+        redact(Endpoint.CHAT, read_envelope(Endpoint.CHAT, json.dumps(chat("x" * 20)).encode()), Endless())
+
+
 @pytest.mark.parametrize(
     ("marks", "text", "values"),
     [

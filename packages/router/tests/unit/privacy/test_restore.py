@@ -254,6 +254,16 @@ def test_event_without_anything_to_restore_keeps_its_bytes(untouched: bytes) -> 
     assert StreamRestorer(VALUES, json_content=False).feed(untouched) == untouched
 
 
+@pytest.mark.parametrize("bracket", ["[", "\\u005b", "\\u005B"])
+def test_bracket_may_be_escaped(bracket: str) -> None:
+    """As JSON allows it."""
+    sent = b'data: {"choices":[{"index":0,"delta":{"content":"%sEMAIL_1]"}}]}\n\n' % bracket.encode()
+
+    assert StreamRestorer(VALUES, json_content=False).feed(sent) == event(
+        {"index": 0, "delta": {"content": "ann@example.com"}}
+    ).replace(b'"id":"c",', b"")
+
+
 def test_other_lines_of_a_restored_event_stay() -> None:
     """Only the data is written anew."""
     sent = b'id: 7\r\ndata: {"choices":[{"delta":\r\ndata: {"content":"[EMAIL_1]"}}]}\r\n: c\r\n\r\n'
