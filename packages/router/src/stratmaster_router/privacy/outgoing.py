@@ -44,6 +44,8 @@ _MOST_ROUNDS = 8
 _Change = tuple[int, int, str]
 """A place in a text, and what is to stand there."""
 
+# A client may have written JSON in a string with bare line ends in it.
+_decode = json.JSONDecoder(strict=False).decode
 _begins_json = re.compile(r"[ \t\n\r]*[\[{]").match
 _string = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
 # With a letter: digits alone may be anything.
@@ -195,7 +197,7 @@ class _Search:
         written = match[0]
         if "\\" not in written:
             return written
-        value = json.loads(written, strict=False)
+        value = _decode(written)
         changed = self.replaced(value)
         return written if changed == value else json.dumps(changed, ensure_ascii=written.isascii())
 
@@ -210,7 +212,7 @@ class _Search:
                 changes.add((start, end, f'"{self.placeholders.of(kind, text[start:end])}"'))
             elif "\\" in text[begin:stop]:
                 # A part of it might cut an escape in two.
-                value = json.loads(text[begin:stop], strict=False)
+                value = _decode(text[begin:stop])
                 changes.add((begin, stop, f'"{self.placeholders.of(kind, value)}"'))
             else:
                 changes.add((start, end, self.placeholders.of(kind, text[start:end])))
@@ -232,7 +234,7 @@ def _is_json(text: str) -> bool:
     if not _begins_json(text):
         return False
     try:
-        json.loads(text, strict=False)
+        _decode(text)
     except (ValueError, RecursionError):
         return False
     return True
