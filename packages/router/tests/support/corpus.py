@@ -20,22 +20,50 @@ CLASSES = ("prose", "json", "code", "log", "table")
 # `N` is 2 to 9, `n` 1 to 9, `#` any digit. The second ones are told from other numbers only by a word before them.
 PHONES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "en_US": (
-        ("(N##) N##-####", "N##-N##-####", "N##.N##.####", "1-N##-N##-####", "+1 N## N## ####", "+1N##N######")
-        + ("+1 (N##) N##-####", "+1-N##-N##-####"),
+        (
+            *("(N##) N##-####", "N##-N##-####", "N##.N##.####", "1-N##-N##-####", "+1 N## N## ####", "+1N##N######"),
+            *(
+                "+1 (N##) N##-####",
+                "+1-N##-N##-####",
+            ),
+        ),
         ("N## N## ####", "N##N######"),
     ),
     "en_GB": (
-        ("020 7### ####", "07n## ######", "07n## ### ###", "0161 n## ####", "(020) 7### ####", "+44 20 7### ####")
-        + ("+44 7n## ######", "+44 (0)20 7### ####", "0044 7n## ######", "+447n########"),
+        (
+            *("020 7### ####", "07n## ######", "07n## ### ###", "0161 n## ####", "(020) 7### ####", "+44 20 7### ####"),
+            *(
+                "+44 7n## ######",
+                "+44 (0)20 7### ####",
+                "0044 7n## ######",
+                "+447n########",
+            ),
+        ),
         ("07n########",),
     ),
     "de_DE": (
-        ("030 n######", "0171 n######", "0171/n######", "089/n#######", "(0221) n#####", "+49 170 n######")
-        + ("+49 30 n#######", "+49 (0)89 n######", "0049 171 n######", "040-n######", "0211 n# ## ##", "+4917nn######"),
+        (
+            *("030 n######", "0171 n######", "0171/n######", "089/n#######", "(0221) n#####", "+49 170 n######"),
+            *(
+                "+49 30 n#######",
+                "+49 (0)89 n######",
+                "0049 171 n######",
+                "040-n######",
+                "0211 n# ## ##",
+                "+4917nn######",
+            ),
+        ),
         ("0171n######",),
     ),
     "fr_FR": (
-        ("0n ## ## ## ##", "0n.##.##.##.##", "+33 n ## ## ## ##", "+33n########", "0033 n ## ## ## ##", "0n-##-##-##-##"),
+        (
+            "0n ## ## ## ##",
+            "0n.##.##.##.##",
+            "+33 n ## ## ## ##",
+            "+33n########",
+            "0033 n ## ## ## ##",
+            "0n-##-##-##-##",
+        ),
         ("06########",),
     ),
     "es_ES": (
@@ -47,8 +75,10 @@ PHONES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("333 n## ####", "3## n######", "3n########"),
     ),
     "nl_NL": (
-        ("06-n#######", "020-n######", "06 n# ## ## ##", "010 n## ####", "+31 6 n#######", "+31 20 n## ####")
-        + ("+31 (0)6 n#######",),
+        (
+            *("06-n#######", "020-n######", "06 n# ## ## ##", "010 n## ####", "+31 6 n#######", "+31 20 n## ####"),
+            *("+31 (0)6 n#######",),
+        ),
         ("06n#######",),
     ),
     "pl_PL": (
@@ -196,7 +226,10 @@ _SAID: dict[str, dict[str, tuple[str, ...]]] = {
         "ip": ("La requête venait de {}.", "L'adresse {} est bloquée."),
         "secret": ("J'ai collé {} par erreur.", "La clé {} est encore valable."),
         "order": ("La commande {} est partie.", "Voir le dossier {}."),
-        "filler": ("L'été dernier, la forêt était fermée à cause des incendies.", "Résume ce texte : il est très long !"),
+        "filler": (
+            "L'été dernier, la forêt était fermée à cause des incendies.",
+            "Résume ce texte : il est très long !",
+        ),
     },
     "es_ES": {
         "email": ("Escriba a {} por la factura.", "Mi correo es {}."),
@@ -220,7 +253,10 @@ _SAID: dict[str, dict[str, tuple[str, ...]]] = {
         "ip": ("La richiesta veniva da {}.", "Abbiamo bloccato {} ieri."),
         "secret": ("Ho incollato {} per sbaglio.", "La chiave {} è ancora valida."),
         "order": ("L'ordine {} è partito.", "Vedi la pratica {}."),
-        "filler": ("La città era piena di turisti già a maggio.", "Riassumi il documento in tre frasi, perché è lungo."),
+        "filler": (
+            "La città era piena di turisti già a maggio.",
+            "Riassumi il documento in tre frasi, perché è lungo.",
+        ),
     },
     "nl_NL": {
         "email": ("Schrijf naar {} over de rekening.", "Mijn adres is {}."),
@@ -334,7 +370,7 @@ def _prose(random: Random, kind: Kind, locale: str) -> Sample:
     said = _SAID[locale]
     sample = Sample("prose")
     templates = said["phone"] if kind.group == "phone" and random.random() < 0.5 else said[family(kind)]
-    sentences = [(random.choice(templates), kind)]
+    sentences: list[tuple[str, Kind | None]] = [(random.choice(templates), kind)]
     sentences += [(random.choice(said["order"]), None) for _ in range(random.randrange(1, 4))]
     sentences += [(random.choice(said["filler"]), None) for _ in range(random.randrange(1, 3))]
     random.shuffle(sentences)
@@ -362,7 +398,9 @@ def _json(random: Random, kind: Kind, locale: str) -> Sample:
 
 def _code(random: Random, kind: Kind, _: str) -> Sample:
     sample = Sample("code")
-    sample.write(f"import os\n\n# {_plain(random)}\ndef load(path: str, retries: int = {random.randrange(10)}) -> None:\n")
+    sample.write(
+        f"import os\n\n# {_plain(random)}\ndef load(path: str, retries: int = {random.randrange(10)}) -> None:\n"
+    )
     key = random.choice(_KEYS[family(kind)])
     _fill(sample, f'    {key.replace(".", "_")} = "{{}}"\n', kind, random, escaped=True)
     sample.write(f'    digest = "{drawn(random, HEX, random.choice((32, 40, 64)))}"  # {_plain(random)}\n')
@@ -377,7 +415,9 @@ def _log(random: Random, kind: Kind, _: str) -> Sample:
         sample.write(f"GET /v1/items/{random.randrange(10**6)} 200 {random.randrange(10**4)}ms ref={_plain(random)}\n")
     sample.write(f"{_when(random):%Y-%m-%d %H:%M:%S},{random.randrange(1000):03} WARN [worker-{random.randrange(9)}] ")
     key = random.choice(_KEYS[family(kind)])
-    _fill(sample, random.choice((f"{key}={{}} failed\n", f'rejected: {key}="{{}}" code=17\n')), kind, random, escaped=True)
+    _fill(
+        sample, random.choice((f"{key}={{}} failed\n", f'rejected: {key}="{{}}" code=17\n')), kind, random, escaped=True
+    )
     sample.write(f"{_when(random).isoformat()} DEBUG trace={drawn(random, HEX, 32)} span={drawn(random, HEX, 16)}\n")
     return sample
 
@@ -433,7 +473,7 @@ _PLAIN: tuple[Make, ...] = (
     lambda r: f"{r.randrange(10**11, 10**12)}",
     lambda r: _not_luhn(r, 16),
     lambda r: _not_luhn(r, 14),
-    lambda r: _bad_iban(r),
+    _bad_iban,
     _isbn,
     lambda r: f"40{digits(r, 11)}",  # an EAN
     lambda r: f"{r.choice(('000', '666', '987'))}-{r.randrange(10, 99)}-{r.randrange(1000, 9999)}",

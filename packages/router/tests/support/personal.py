@@ -1,5 +1,7 @@
-"""Made-up personal data and secrets, each valid by its kind's own rules. The check digits are computed here, not by what
-is tested. Everything is a function of the `Random` that is passed in."""
+"""Made-up personal data and secrets, each valid by its kind's own rules; check digits are computed here.
+
+Everything is a function of the `Random` that is passed in.
+"""
 
 import string
 from collections.abc import Callable
@@ -204,7 +206,9 @@ def it_cf(random: Random) -> str:
     body = "".join(random.choices("BCDFGLMNPRSTVZ", k=6))
     body += f"{day:%y}{'ABCDEHLMPRST'[day.month - 1]}{day.day + female:02}"
     body += random.choice("ABCDEFGHIL") + f"{random.randrange(1, 1000):03}"
-    odd = dict(zip("ABCDEFGHIJKLMNOPQRSTUVWXYZ", _CF_ODD, strict=True)) | dict(zip(string.digits, _CF_ODD, strict=False))
+    odd = dict(zip("ABCDEFGHIJKLMNOPQRSTUVWXYZ", _CF_ODD, strict=True)) | dict(
+        zip(string.digits, _CF_ODD, strict=False)
+    )
     even = {c: int(c, 36) - 10 for c in string.ascii_uppercase} | {c: int(c) for c in string.digits}
     total = sum((odd if place % 2 == 0 else even)[c] for place, c in enumerate(body))
     return body + string.ascii_uppercase[total % 26]
@@ -229,11 +233,11 @@ def no_fnr(random: Random) -> str:
     """Norway: two check digits by eleven."""
     while True:
         body = f"{born(random, 1940):%d%m%y}{random.randrange(0, 500):03}"
-        for weights in ((3, 7, 6, 1, 8, 9, 4, 5, 2), (5, 4, 3, 2, 7, 6, 5, 4, 3, 2)):
-            check = -sum(int(d) * w for d, w in zip(body, weights, strict=True)) % 11
-            body += str(check)
-        if len(body) == 11:
-            return body
+        first = -sum(int(d) * w for d, w in zip(body, (3, 7, 6, 1, 8, 9, 4, 5, 2), strict=True)) % 11
+        weights = (5, 4, 3, 2, 7, 6, 5, 4, 3)
+        second = -(sum(int(d) * w for d, w in zip(body, weights, strict=True)) + 2 * first) % 11
+        if first < 10 and second < 10:
+            return f"{body}{first}{second}"
 
 
 def be_nn(random: Random) -> str:
@@ -324,21 +328,23 @@ def za_id(random: Random) -> str:
 
 # Addresses.
 
-_FIRST = "anna jan marie luca sofia piotr joao yuki emma paul chloe hugo lars ines tom".split()
-_LAST = "mueller smith dubois rossi garcia kowalski silva tanaka devries jansen oconnor lopez".split()
+_FIRST = "anna jan marie luca sofia piotr joao yuki emma paul chloe hugo lars ines tom"
+_LAST = "mueller smith dubois rossi garcia kowalski silva tanaka devries jansen oconnor lopez"
 _DOMAINS = (
     "example.com example.org mail.example.net firma-beispiel.de exemple.fr ejemplo.es esempio.it voorbeeld.nl "
     "przyklad.com.pl exemplo.com.br rei.co.jp company.co.uk uni.example.edu sub.domain.example.io"
-).split()
+)
 
 
 def email(random: Random) -> str:
     """An e-mail address."""
-    first, last = random.choice(_FIRST), random.choice(_LAST)
-    local = random.choice((f"{first}.{last}", f"{first}{random.randrange(100)}", f"{first[0]}{last}", f"{first}_{last}"))
+    first, last = random.choice(_FIRST.split()), random.choice(_LAST.split())
+    local = random.choice(
+        (f"{first}.{last}", f"{first}{random.randrange(100)}", f"{first[0]}{last}", f"{first}_{last}")
+    )
     if random.random() < 0.15:
         local += "+news"
-    return f"{local.title() if random.random() < 0.1 else local}@{random.choice(_DOMAINS)}"
+    return f"{local.title() if random.random() < 0.1 else local}@{random.choice(_DOMAINS.split())}"
 
 
 def ipv4(random: Random) -> str:
@@ -368,7 +374,8 @@ def prefixed(prefix: str, alphabet: str, count: int) -> Make:
 def jwt(random: Random) -> str:
     """A signed token, as long as they get."""
     header = "eyJ" + random.choice(("hbGciOiJSUzI1NiIs", "0eXAiOiJKV1QiLCJh", "raWQiOiIxIiwiYWxn"))
-    return f"{header}{drawn(random, BASE64URL, 20)}.eyJ{drawn(random, BASE64URL, random.randrange(60, 900))}.{drawn(random, BASE64URL, 86)}"
+    payload = drawn(random, BASE64URL, random.randrange(60, 900))
+    return f"{header}{drawn(random, BASE64URL, 20)}.eyJ{payload}.{drawn(random, BASE64URL, 86)}"
 
 
 def private_key(random: Random) -> str:
@@ -382,9 +389,10 @@ def private_key(random: Random) -> str:
 def connection(random: Random) -> str:
     """A URL with a password in it."""
     scheme = random.choice(("postgresql", "mysql", "mongodb+srv", "redis", "amqps", "https"))
-    user = random.choice((*_FIRST, "app", "svc_orders", "" if scheme == "redis" else "root"))
+    user = random.choice((*_FIRST.split(), "app", "svc_orders", "" if scheme == "redis" else "root"))
     host = random.choice(("db.internal", "cluster0.example.net", "10.2.3.4:5432", "cache:6379"))
-    return f"{scheme}://{user}:{drawn(random, LETTERS + '!_-.', 14)}@{host}/{random.choice(('prod', 'orders?ssl=true', '0'))}"
+    path = random.choice(("prod", "orders?ssl=true", "0"))
+    return f"{scheme}://{user}:{drawn(random, LETTERS + '!_-.', 14)}@{host}/{path}"
 
 
 def aws_secret(random: Random) -> str:

@@ -194,6 +194,6 @@ def _with_prompt(line: AccessLine, prompt: Prompt, redactor: Redactor) -> Access
     try:
         line.prompt = redactor.snippet(prompt_text(prompt.endpoint, prompt.fields), prompt.chars)
         line.prompt_fingerprint = redactor.fingerprint(prompt_content(prompt.endpoint, prompt.fields))
-    except Exception as error:  # noqa: BLE001  # the line counts more than its snippet
+    except Exception as error:  # the line counts more than its snippet
         log.error("prompt snippet not made", request_id=line.request_id, exc_info=error)
     return line

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import re2
 
@@ -64,6 +65,6 @@ class Snapshot:
     hash: str
     tenants: Mapping[str, TenantPolicy]
     providers: Mapping[str, Provider]
-    patterns: Mapping[str, "re2._Regexp"]
     warnings: tuple[str, ...]
+    patterns: Mapping[str, "re2._Regexp"] = MappingProxyType({})
     redacts: bool = False

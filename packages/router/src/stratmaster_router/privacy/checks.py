@@ -3,19 +3,20 @@
 National ids are judged by python-stdnum, which only sees what has the right shape.
 """
 
+import re
 from collections.abc import Callable, Container
 
 from stdnum.be import nn as be_nn
 from stdnum.br import cpf
 from stdnum.ca import sin
 from stdnum.ch import ssn as ahv
-from stdnum.cn import ric
 from stdnum.de import idnr
 from stdnum.es import dni, nie
 from stdnum.fi import hetu
 from stdnum.fr import nir
 from stdnum.gb import nhs
 from stdnum.in_ import aadhaar, pan
+from stdnum.iso7064 import mod_11_2
 from stdnum.it import codicefiscale
 from stdnum.jp import in_ as my_number
 from stdnum.kr import rrn
@@ -29,52 +30,104 @@ from stdnum.za import idnr as za_idnr
 
 IdCheck = Callable[[str], bool]
 
-IDS: dict[str, IdCheck] = {
-    "be": be_nn.is_valid,
-    "br": cpf.is_valid,
-    "ca": sin.is_valid,
-    "ch": ahv.is_valid,
-    "cn": ric.is_valid,
-    "de": idnr.is_valid,
-    "es": dni.is_valid,
-    "es-nie": nie.is_valid,
-    "fi": hetu.is_valid,
-    "fr": nir.is_valid,
-    "gb-nhs": nhs.is_valid,
-    "in": aadhaar.is_valid,
-    "in-pan": pan.is_valid,
-    "it": codicefiscale.is_valid,
-    "jp": my_number.is_valid,
-    "kr": rrn.is_valid,
-    "mx": curp.is_valid,
-    "nl": bsn.is_valid,
-    "no": fodselsnummer.is_valid,
-    "pl": pesel.is_valid,
-    "se": personnummer.is_valid,
-    "tr": tckimlik.is_valid,
-    "za": za_idnr.is_valid,
-}
-"""By country: whether a number written in one of its usual ways is one."""
-
 # ISO 13616: characters of an IBAN by its country.
 IBAN_LENGTHS = {
-    **{"AD": 24, "AE": 23, "AL": 28, "AT": 20, "AZ": 28, "BA": 20, "BE": 16, "BG": 22, "BH": 22, "BI": 27, "BR": 29},
-    **{"BY": 28, "CH": 21, "CR": 22, "CY": 28, "CZ": 24, "DE": 22, "DJ": 27, "DK": 18, "DO": 28, "EE": 20, "EG": 29},
-    **{"ES": 24, "FI": 18, "FK": 18, "FO": 18, "FR": 27, "GB": 22, "GE": 22, "GI": 23, "GL": 18, "GR": 27, "GT": 28},
-    **{"HN": 28, "HR": 21, "HU": 28, "IE": 22, "IL": 23, "IQ": 23, "IS": 26, "IT": 27, "JO": 30, "KW": 30, "KZ": 20},
-    **{"LB": 28, "LC": 32, "LI": 21, "LT": 20, "LU": 20, "LV": 21, "LY": 25, "MC": 27, "MD": 24, "ME": 22, "MK": 19},
-    **{"MN": 20, "MR": 27, "MT": 31, "MU": 30, "NI": 28, "NL": 18, "NO": 15, "OM": 23, "PK": 24, "PL": 28, "PS": 29},
-    **{"PT": 25, "QA": 29, "RO": 24, "RS": 22, "RU": 33, "SA": 24, "SC": 31, "SD": 18, "SE": 24, "SI": 19, "SK": 24},
-    **{"SM": 27, "SO": 23, "ST": 25, "SV": 28, "TL": 23, "TN": 24, "TR": 26, "UA": 29, "VA": 22, "VG": 24, "XK": 20},
+    "AD": 24,
+    "AE": 23,
+    "AL": 28,
+    "AT": 20,
+    "AZ": 28,
+    "BA": 20,
+    "BE": 16,
+    "BG": 22,
+    "BH": 22,
+    "BI": 27,
+    "BR": 29,
+    "BY": 28,
+    "CH": 21,
+    "CR": 22,
+    "CY": 28,
+    "CZ": 24,
+    "DE": 22,
+    "DJ": 27,
+    "DK": 18,
+    "DO": 28,
+    "EE": 20,
+    "EG": 29,
+    "ES": 24,
+    "FI": 18,
+    "FK": 18,
+    "FO": 18,
+    "FR": 27,
+    "GB": 22,
+    "GE": 22,
+    "GI": 23,
+    "GL": 18,
+    "GR": 27,
+    "GT": 28,
+    "HN": 28,
+    "HR": 21,
+    "HU": 28,
+    "IE": 22,
+    "IL": 23,
+    "IQ": 23,
+    "IS": 26,
+    "IT": 27,
+    "JO": 30,
+    "KW": 30,
+    "KZ": 20,
+    "LB": 28,
+    "LC": 32,
+    "LI": 21,
+    "LT": 20,
+    "LU": 20,
+    "LV": 21,
+    "LY": 25,
+    "MC": 27,
+    "MD": 24,
+    "ME": 22,
+    "MK": 19,
+    "MN": 20,
+    "MR": 27,
+    "MT": 31,
+    "MU": 30,
+    "NI": 28,
+    "NL": 18,
+    "NO": 15,
+    "OM": 23,
+    "PK": 24,
+    "PL": 28,
+    "PS": 29,
+    "PT": 25,
+    "QA": 29,
+    "RO": 24,
+    "RS": 22,
+    "RU": 33,
+    "SA": 24,
+    "SC": 31,
+    "SD": 18,
+    "SE": 24,
+    "SI": 19,
+    "SK": 24,
+    "SM": 27,
+    "SO": 23,
+    "ST": 25,
+    "SV": 28,
+    "TL": 23,
+    "TN": 24,
+    "TR": 26,
+    "UA": 29,
+    "VA": 22,
+    "VG": 24,
+    "XK": 20,
     "YE": 30,
 }
 
-# ITU-T E.164: whole country codes of one and two digits, and the first two digits of those that have three.
-_SHORT_CODES = frozenset(
-    "1 7 20 27 30 31 32 33 34 36 39 40 41 43 44 45 46 47 48 49 51 52 53 54 55 56 57 58 60 61 62 63 64 65 66 81 82 84 "
-    "86 90 91 92 93 94 95 98".split()
+# ITU-T E.164: the country codes that are assigned, without North America's, which has rules of its own.
+_country_code = re.compile(
+    "7|2[07]|3[0-469]|4[013-9]|5[1-8]|6[0-6]|8[1246]|9[0-58]"
+    "|2[1-69][0-9]|3[578][0-9]|42[0-9]|5[09][0-9]|6[789][0-9]|8[0578][0-9]|9[679][0-9]"
 )
-_LONG_CODES = frozenset("21 22 23 24 25 26 29 35 37 38 42 50 59 67 68 69 80 85 87 88 96 97 99".split())
 
 # ISO/IEC 7812: the first four digits that an issuer's cards have, from and to, and how many digits there are. Visa's
 # of 13 digits are no longer issued, and look like the numbers of goods.
@@ -112,10 +165,7 @@ def luhn(digits: str) -> bool:
 def card(digits: str) -> bool:
     """A payment card's number: an issuer's range, its length, the check digit."""
     issuer = int(digits[:4])
-    return (
-        any(first <= issuer <= last and len(digits) in lengths for first, last, lengths in _ISSUERS)
-        and luhn(digits)
-    )
+    return any(first <= issuer <= last and len(digits) in lengths for first, last, lengths in _ISSUERS) and luhn(digits)
 
 
 def iban(compact: str) -> bool:
@@ -128,23 +178,24 @@ def ssn(digits: str) -> bool:
     return digits[:3] not in ("000", "666") and digits[0] != "9" and digits[3:5] != "00" and digits[5:] != "0000"
 
 
+def resident_id(number: str) -> bool:
+    """China's: a place, a date of birth, a serial and a check digit by ISO 7064. The table of places is never whole."""
+    year, month, day = int(number[6:10]), int(number[10:12]), int(number[12:14])
+    return 1900 <= year < 2100 and 0 < month < 13 and 0 < day < 32 and bool(mod_11_2.is_valid(number.upper()))
+
+
 def nino(compact: str) -> bool:
     """A British National Insurance number: it has no check digit, but letters that never stand in it."""
-    first, second = compact[:2]
-    return first not in "DFIQUV" and second not in "DFIOQUV" and compact[:2] not in _NINO_NEVER
+    return compact[0] not in "DFIQUV" and compact[1] not in "DFIOQUV" and compact[:2] not in _NINO_NEVER
 
 
 def international(digits: str) -> bool:
     """A telephone number from its country code on: one that is assigned, and a plausible length."""
     if digits[0] == "1":
         return len(digits) == 11 and north_american(digits[1:])
-    code = 1 if digits[0] == "7" else 2
-    if digits[:code] not in _SHORT_CODES:
-        if digits[:2] not in _LONG_CODES:
-            return False
-        code = 3
+    code = _country_code.match(digits)
     # A "(0)" before the area code is counted along.
-    return 7 <= len(digits) - code <= 13
+    return code is not None and 7 <= len(digits) - code.end() <= 13
 
 
 def north_american(digits: str) -> bool:
@@ -160,3 +211,42 @@ def ipv4(text: str) -> bool:
         and parts[0] != "127"
         and text not in ("0.0.0.0", "255.255.255.255")  # noqa: S104  # nothing is bound to it
     )
+
+
+IDS: dict[str, IdCheck] = {
+    "be": be_nn.is_valid,
+    "br": cpf.is_valid,
+    "ca": sin.is_valid,
+    "ch": ahv.is_valid,
+    "cn": resident_id,
+    "de": idnr.is_valid,
+    "es": dni.is_valid,
+    "es-nie": nie.is_valid,
+    "fi": hetu.is_valid,
+    "fr": nir.is_valid,
+    "gb-nhs": nhs.is_valid,
+    "in": aadhaar.is_valid,
+    "in-pan": pan.is_valid,
+    "it": codicefiscale.is_valid,
+    "jp": my_number.is_valid,
+    "kr": rrn.is_valid,
+    "mx": curp.is_valid,
+    "nl": bsn.is_valid,
+    "no": fodselsnummer.is_valid,
+    "pl": pesel.is_valid,
+    "se": personnummer.is_valid,
+    "tr": tckimlik.is_valid,
+    "za": za_idnr.is_valid,
+}
+"""By country: whether a number written in one of its usual ways is one."""
+
+PLAUSIBLE: dict[str, IdCheck] = {
+    "be": lambda digits: int(digits[9:]) in (97 - int(digits[:9]) % 97, 97 - int("2" + digits[:9]) % 97),
+    "cn": lambda digits: digits[6:8] in ("19", "20"),
+    "de": lambda digits: len(set(digits[:10])) in (8, 9),
+    "fr": lambda digits: int(digits[13:]) == 97 - int(digits[:13]) % 97,
+    "no": lambda digits: 0 < int(digits[:2]) % 40 < 32 and 0 < int(digits[2:4]) % 40 < 13,
+    "pl": lambda digits: 0 < int(digits[4:6]) < 32 and 0 < int(digits[2:4]) % 20 < 13,
+    "za": lambda digits: 0 < int(digits[2:4]) < 13 and 0 < int(digits[4:6]) < 32,
+}
+"""What a run of digits can be at all, at a tenth of the cost of the whole check; most numbers are none."""

@@ -1,5 +1,4 @@
-"""Finds secrets: keys and tokens by the prefixes of who gives them out, JWTs, private keys, URLs with a password, and
-what stands behind `password=` and its kin.
+"""Finds secrets: keys by their makers' prefixes, JWTs, private keys, URLs with a password, and `password=` and its kin.
 
 One RE2 automaton finds the places where any of these may begin, however many prefixes there are; what it finds is then
 judged by a small pattern of its own. A secret is as long as it goes on: half of one must not be left.
@@ -54,9 +53,9 @@ _PREFIXES: dict[bytes, re.Pattern[bytes]] = {
 _tail = re.compile(rb"(?:[A-Za-z0-9_+/=~-]|\.(?=[A-Za-z0-9_-]))*+")
 
 _KEYWORDS = (
-    "password passwd passphrase pwd secret api[_-]?key access[_-]?key account[_-]?key private[_-]?key shared[_-]?key "
-    "encryption[_-]?key signing[_-]?key token credential"
-).split()
+    b"password|passwd|passphrase|pwd|secret|token|credential"
+    b"|(?:api|access|account|private|shared|encryption|signing)[_-]?key"
+)
 _assigned = re.compile(rb"""["']?\s{0,4}(?:=>|:=|[:=])\s{0,4}["']?""")
 # A value is secret if it has letters and digits; what begins like a variable, a path or a tag, and what is called, is
 # code.
@@ -85,8 +84,7 @@ def _trigger() -> "re2._Regexp":
     options = re2.Options()
     options.encoding = re2.Options.Encoding.LATIN1
     prefixes = b"|".join(re2.escape(prefix) for prefix in _PREFIXES)
-    keywords = "|".join(_KEYWORDS).encode()
-    return re2.compile(rb"(?:%b|-----BEGIN |://|(?i:bearer |basic |%b))" % (prefixes, keywords), options)
+    return re2.compile(rb"(?:%b|-----BEGIN |://|(?i:bearer |basic |%b))" % (prefixes, _KEYWORDS), options)
 
 
 class Secrets:

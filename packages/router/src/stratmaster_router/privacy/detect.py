@@ -4,8 +4,8 @@ The laws, on which the same findings under every split of a stream rest:
 
 - whether something is found at a place is decided by the `CONTEXT` characters before it and the `HORIZON` characters
   from it on, and by nothing else; only how far a secret goes on may take more;
-- of what is found, the first comes first: then the search goes on at its end. Where two begin at one place the operator's
-  own pattern comes before ours, then the more certain kind, which is the order of the finders.
+- of what is found, the first comes first: then the search goes on at its end. Where two begin at one place the
+  operator's own pattern comes before ours, then the more certain kind, which is the order of the finders.
 """
 
 from collections.abc import Iterator, Mapping
@@ -18,7 +18,7 @@ from stratmaster_router.domain.redaction import KINDS, LONGEST_CUSTOM
 from stratmaster_router.privacy.addresses import Emails, IPv6Addresses
 from stratmaster_router.privacy.credentials import Secrets
 from stratmaster_router.privacy.finding import Finding, Folded
-from stratmaster_router.privacy.fold import as_bytes, fold, visible_places, without_invisible
+from stratmaster_router.privacy.fold import fold, visible_places, without_invisible
 from stratmaster_router.privacy.numbers import Numbers
 
 __all__ = ["CONTEXT", "ENDING", "HORIZON", "Detector", "Finding"]
@@ -66,9 +66,7 @@ class Detector:
     A pattern is compiled by `policy.patterns`: RE2 over bytes, never longer than `LONGEST_CUSTOM`.
     """
 
-    def __init__(
-        self, kinds: frozenset[str] = _ALL, custom: Mapping[str, "re2._Regexp"] = _NOTHING
-    ) -> None:
+    def __init__(self, kinds: frozenset[str] = _ALL, custom: Mapping[str, "re2._Regexp"] = _NOTHING) -> None:
         finders: list[Finder] = [Custom(name, pattern) for name, pattern in custom.items()]
         if "secret" in kinds:
             finders.append(Secrets())
@@ -91,8 +89,7 @@ class Detector:
 
     def scan(self, text: str, begin: int = 0) -> Iterator[Finding]:
         """The findings from `begin` on, in a text without invisible characters; what is before it is only context."""
-        folded = fold(text)
-        view = Folded(folded, as_bytes(folded))
+        view = Folded(fold(text))
         upcoming = [finder.next(view, begin) for finder in self._finders]
         while True:
             first: Finding | None = None

@@ -39,9 +39,9 @@ def _twins() -> Iterator[tuple[str, str]]:
     yield from _OTHERS.items()
 
 
-_TWINS = dict(_twins())
-_TABLE = {ord(character): twin for character, twin in _TWINS.items()}
-_has_twin = re.compile(f"[{re.escape(''.join(_TWINS))}]+")
+_TABLE = {ord(character): twin for character, twin in _twins()}
+# Those beyond the first plane as one range: each by itself would be compared with each character of a text.
+_has_twin = re.compile(f"[{re.escape(''.join(chr(code) for code in _TABLE if code < 0x10000))}\U0001d400-\U0001d7ff]+")
 
 
 def without_invisible(text: str) -> str:

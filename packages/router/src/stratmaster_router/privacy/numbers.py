@@ -6,34 +6,38 @@ share counts only after a word that says what it is, such as `Tel.` or `BSN`.
 """
 
 import re
-from typing import NamedTuple
 
 from stratmaster_router.privacy import checks
 from stratmaster_router.privacy.finding import Finding, Folded
 
-_WORDS_BEFORE = 40  # characters in which a word counts as standing before a number
-
 # A number does not begin inside a word or a number, and not behind the dot or dash of one. What follows is only looked
-# at, so that each digit can be a beginning, whatever was tried before it.
+# at, so that each digit can be a beginning, whatever was tried before it. Dates are what logs are full of.
 _trigger = re.compile(
     rb"""
-    [0-9+(] (?<![0-9].) (?:
-        (?<=[A-Za-z].) (?=
-            (?P<gb2>  (?<=[A-Z]{2}.)(?<![0-9A-Za-z_][A-Z]{2}.) [0-9]{5}[A-D](?![0-9A-Za-z_]) )
-          | (?P<iban2>(?<=[A-Za-z]{2}.)(?<![0-9A-Za-z_][A-Za-z]{2}.) [0-9][ -]?[0-9A-Za-z]{4} )
-          | (?P<it6>  (?<=[A-Z]{6}.)(?<![0-9A-Za-z_][A-Z]{6}.)
-                      [0-9L-V][A-EHLMPRST][0-9L-V]{2}[A-Z][0-9L-V]{3}[A-Z](?![0-9A-Za-z_]) )
-          | (?P<es1>  (?<=[XYZ].)(?<![0-9A-Za-z_][XYZ].) [0-9]{6}-?[A-Z](?![0-9A-Za-z_]) )
-          | (?P<in5>  (?<=[A-Z]{5}.)(?<![0-9A-Za-z_][A-Z]{5}.) [0-9]{3}[A-Z](?![0-9A-Za-z_]) )
-          | (?P<mx4>  (?<=[A-Z]{4}.)(?<![0-9A-Za-z_][A-Z]{4}.)
-                      [0-9]{5}[HMX][A-Z]{5}[0-9A-Z][0-9](?![0-9A-Za-z_]) )
-        )
-      | (?<=[A-Z][ -].) (?=
-            (?P<gb3>  (?<=[A-Z]{2}[ ].)(?<![0-9A-Za-z_][A-Z]{2}[ ].)
-                      [0-9][ ][0-9]{2}[ ][0-9]{2}[ ][A-D](?![0-9A-Za-z_]) )
-          | (?P<es2>  (?<=[XYZ]-.)(?<![0-9A-Za-z_][XYZ]-.) [0-9]{6}-[A-Z](?![0-9A-Za-z_]) )
-        )
-      | (?<![A-Za-z_].) (?<![0-9][.-].) (?P<plain>(?=[0-9 ()./+A-Z-]{6}))
+    [0-9+(] (?:
+        (?<=[+(]) (?<![0-9A-Za-z_].) (?P<sign>(?=[0-9 ()./+-]{6}))
+      | (?<![+(]) (?<![0-9].) (?:
+            (?<=[A-Za-z].) (?<![0-9_].{2}) (?=
+                (?<=[A-Z].) (?:
+                    (?P<gb2>  (?<=[A-Z]{2}.)(?<![0-9A-Za-z_][A-Z]{2}.) [0-9]{5}[A-D](?![0-9A-Za-z_]) )
+                  | (?P<it6>  (?<=[A-Z]{6}.)(?<![0-9A-Za-z_][A-Z]{6}.)
+                              [0-9L-V][A-EHLMPRST][0-9L-V]{2}[A-Z][0-9L-V]{3}[A-Z](?![0-9A-Za-z_]) )
+                  | (?P<es1>  (?<=[XYZ].)(?<![0-9A-Za-z_][XYZ].) [0-9]{6}-?[A-Z](?![0-9A-Za-z_]) )
+                  | (?P<in5>  (?<=[A-Z]{5}.)(?<![0-9A-Za-z_][A-Z]{5}.) [0-9]{3}[A-Z](?![0-9A-Za-z_]) )
+                  | (?P<mx4>  (?<=[A-Z]{4}.)(?<![0-9A-Za-z_][A-Z]{4}.)
+                              [0-9]{5}[HMX][A-Z]{5}[0-9A-Z][0-9](?![0-9A-Za-z_]) )
+                )
+              | (?P<iban2>(?<=[A-Za-z]{2}.)(?<![0-9A-Za-z_][A-Za-z]{2}.) [0-9][ -]?[0-9A-Za-z]{4} )
+            )
+          | (?<=[A-Z][ -].) (?=
+                (?P<gb3>  (?<=[A-Z]{2}[ ].)(?<![0-9A-Za-z_][A-Z]{2}[ ].)
+                          [0-9][ ][0-9]{2}[ ][0-9]{2}[ ][A-D](?![0-9A-Za-z_]) )
+              | (?P<es2>  (?<=[XYZ]-.)(?<![0-9A-Za-z_][XYZ]-.) [0-9]{6}-[A-Z](?![0-9A-Za-z_]) )
+            )
+          | (?<![A-Za-z_].) (?<![0-9][.-].) (?![09][0-9]{2}-[01][0-9]-[0-3][0-9](?:[^0-9-]|\Z))
+            (?P<plain>(?=[0-9]{0,2}\.[0-9.]{4}|[0-9 ()./+-]{8}|[0-9]{5,7}-?[A-Z]))
+          |
+        ) [0-9]*+
     )
     """,
     re.VERBOSE | re.DOTALL,
@@ -44,17 +48,17 @@ _AFTER = r"(?![0-9A-Za-z_]|[.-][0-9])"
 _shape = re.compile(
     rf"""
     (?P<ip>[0-9]{{1,3}}(?:\.[0-9]{{1,3}}){{3}})(?![0-9A-Za-z_]|\.[0-9])
-  | (?P<international>\(?(?:\+[ ]?|00[ ]?)[1-9](?:[ ./()-]{{0,3}}[0-9]){{6,14}}){_AFTER}
+  | (?P<br>[0-9]{{3}}\.[0-9]{{3}}\.[0-9]{{3}}-[0-9]{{2}}){_AFTER}
+  | (?P<international>\(?(?:\+[ ]?|00[ ]?(?=[17][ .-]|[1-9][0-9]))[1-9](?:[ ./()-]{{0,3}}[0-9]){{7,14}}){_AFTER}
   | (?P<parentheses>\([0-9]{{2,5}}\)[ /-]?[0-9]{{2,5}}(?:[ .-]?[0-9]{{2,4}}){{1,4}}){_AFTER}
   | (?P<card>[2-68][0-9]{{3}}(?P<s1>[ -])[0-9]{{4}}(?P=s1)[0-9]{{4}}(?P=s1)[0-9]{{4}}(?:(?P=s1)[0-9]{{3}})?
       | 3[0-9]{{3}}(?P<s2>[ -])[0-9]{{6}}(?P=s2)[0-9]{{4,5}}){_AFTER}
   | (?P<ssn>[0-9]{{3}}(?P<s3>[ -])[0-9]{{2}}(?P=s3)[0-9]{{4}}){_AFTER}
-  | (?P<br>[0-9]{{3}}\.[0-9]{{3}}\.[0-9]{{3}}-[0-9]{{2}}){_AFTER}
   | (?P<ch>756\.[0-9]{{4}}\.[0-9]{{4}}\.[0-9]{{2}}){_AFTER}
   | (?P<be>[0-9]{{2}}\.[0-9]{{2}}\.[0-9]{{2}}-[0-9]{{3}}\.[0-9]{{2}}){_AFTER}
   | (?P<fr>[12][ ][0-9]{{2}}[ ][0-9]{{2}}[ ][0-9][0-9AB][ ][0-9]{{3}}[ ][0-9]{{3}}[ ][0-9]{{2}}){_AFTER}
   | (?P<kr>[0-9]{{6}}-[0-9]{{7}}){_AFTER}
-  | (?P<se>(?:[0-9]{{2}})?[0-9]{{6}}[-+][0-9]{{4}}){_AFTER}
+  | (?P<se>(?:18|19|20)?[0-9]{{6}}[-+][0-9]{{4}}){_AFTER}
   | (?P<fi>[0-9]{{6}}[-+A-FU-Y][0-9]{{3}}[0-9A-Y]){_AFTER}
   | (?P<de>[1-9][0-9][ ][0-9]{{3}}[ ][0-9]{{3}}[ ][0-9]{{3}}){_AFTER}
   | (?P<es>[0-9]{{8}}-?[A-Z]){_AFTER}
@@ -63,7 +67,7 @@ _shape = re.compile(
   | (?P<brazilian>[1-9][0-9][ ]9[0-9]{{4}}-[0-9]{{4}}){_AFTER}
   | (?P<trunk>0[1-9][0-9]{{0,3}}(?:[ ]?/[ ]?|[ .-])[0-9]{{2,8}}(?:[ .-][0-9]{{2,4}}){{0,4}}){_AFTER}
   | (?P<run>[0-9]{{9,19}}){_AFTER}
-  | (?P<groups>[0-9]{{2,5}}(?:[ .-][0-9]{{2,6}}){{1,5}}){_AFTER}
+  | (?P<groups>[0-9]{{2,5}}(?:[ .-][0-9]{{2,9}}){{1,5}}){_AFTER}
     """.encode(),
     re.VERBOSE,
 )
@@ -77,32 +81,7 @@ _date = re.compile(
 )
 _NOT_DIGITS = b" .-()/+"
 
-_word = re.compile(r"[^\W\d_]+")
-_PHONE_WORDS = frozenset(
-    "call called callback cell celular contact fax gsm handy mob mobil mobile mobiel movil móvil msisdn num phone ring "
-    "ruf sms tel tél tels telf text viber whatsapp zadzwoń zadzwon komórka komórkowy bel bellen portable ligue llama "
-    "llámame llámanos appelez chiama cellulare anrufen durchwahl mobilnummer".split()
-)
-_PHONE_STEMS = ("phone", "telefo", "téléph", "teléfo", "teleph", "mobil", "handynu", "rufnum", "telnum", "cellphone")
-_ID_WORDS = {
-    **dict.fromkeys(("ssn", "social"), "us"),
-    **dict.fromkeys(("bsn", "burgerservicenummer", "sofinummer"), "nl"),
-    **dict.fromkeys(("sin", "nas", "insurance"), "ca"),
-    **dict.fromkeys(("aadhaar", "aadhar", "uidai"), "in"),
-    **dict.fromkeys(("kimlik", "tckn"), "tr"),
-    **{"nhs": "gb-nhs", "cpf": "br", "mynumber": "jp"},
-}
-# Written without spaces around them.
-_PHONE_SIGNS = ("電話", "携帯", "手机", "电话", "전화", "☎", "📞")
-_ID_SIGNS = {"マイナンバー": "jp", "個人番号": "jp"}
 _version = re.compile(r"(?i)(?:\bversions?|\bver\.?|\brelease|\bbuild|\bv|[a-z]/)[ :=]*$")
-
-
-class _Before(NamedTuple):
-    """What the words before a number say it is."""
-
-    phone: bool
-    countries: frozenset[str]
 
 
 class Numbers:
@@ -115,10 +94,11 @@ class Numbers:
         """The first finding that starts at `begin` or later."""
         for trigger in _trigger.finditer(text.data, begin):
             group = trigger.lastgroup
-            if group == "plain":
+            if group is None:
+                continue
+            if group in ("plain", "sign"):
                 found = self._plain(text, trigger.start())
             else:
-                assert group is not None
                 found = self._lettered(text, group, trigger)
             if found is not None and found.start >= begin:
                 return found
@@ -147,6 +127,8 @@ class Numbers:
         digits = shape[0].translate(None, _NOT_DIGITS).decode()
         if group in _COUNTRIES:
             good = "national_id" in self._kinds and checks.IDS[group](shape[0].decode())
+            if group == "se" and not good and "national_id" in self._kinds:
+                good = checks.IDS["fi"](shape[0].decode())
             return Finding("national_id", start, end) if good else None
         match group:
             case "run":
@@ -156,11 +138,15 @@ class Numbers:
             case "ip":
                 good = checks.ipv4(shape[0].decode()) and not _version.search(text.folded, max(0, start - 12), start)
                 kind = "ip" if good else None
+            case "trunk":
+                kind = self._identified(digits, text.words.before(start)) or (
+                    "phone" if _with_trunk_zero(text, start, shape[0], digits) else None
+                )
             case "card":
                 end = _card_end(digits, start, end)
                 kind = "card" if end else None
             case "ssn":
-                good = checks.ssn(digits) and (b"-" in shape[0] or "us" in _before(text, start).countries)
+                good = checks.ssn(digits) and (b"-" in shape[0] or "us" in text.words.before(start))
                 kind = "ssn" if good else None
             case _:
                 kind = "phone" if _PHONES[group](text, start, shape[0], digits) else None
@@ -168,36 +154,28 @@ class Numbers:
 
     def _run(self, text: Folded, start: int, digits: str) -> str | None:
         """The kind of a number without separators."""
+        if len(digits) >= 14 and checks.card(digits):
+            return "card"
         if "national_id" in self._kinds:
             for country in _RUNS.get(len(digits), ()):
-                if checks.IDS[country](digits):
-                    return "national_id"
-        if len(digits) >= 14:
-            return "card" if checks.card(digits) else None
+                if checks.PLAUSIBLE[country](digits) and checks.IDS[country](digits):
+                    return "phone" if "phone" in text.words.before(start) else "national_id"
         return self._said(text, start, digits)
 
     def _said(self, text: Folded, start: int, digits: str) -> str | None:
         """The kind of a number that is known only by the words before it."""
         if not 9 <= len(digits) <= 12:
             return None
-        before = _before(text, start)
-        for country in before.countries:
+        said = text.words.before(start)
+        return self._identified(digits, said) or ("phone" if "phone" in said else None)
+
+    def _identified(self, digits: str, said: set[str]) -> str | None:
+        for country in said - {"phone"}:
             if country == "us" and len(digits) == 9 and checks.ssn(digits) and "ssn" in self._kinds:
                 return "ssn"
             if country != "us" and "national_id" in self._kinds and checks.IDS[country](digits):
                 return "national_id"
-        return "phone" if before.phone else None
-
-
-def _before(text: Folded, start: int) -> _Before:
-    window = text.folded[max(0, start - _WORDS_BEFORE) : start].lower()
-    words = _word.findall(window)
-    phone = any(word in _PHONE_WORDS or word.startswith(_PHONE_STEMS) for word in words)
-    countries = {_ID_WORDS[word] for word in words if word in _ID_WORDS}
-    if not window.isascii():
-        phone = phone or any(sign in window for sign in _PHONE_SIGNS)
-        countries |= {country for sign, country in _ID_SIGNS.items() if sign in window}
-    return _Before(phone, frozenset(countries))
+        return None
 
 
 def _iban_end(data: bytes, start: int) -> int:
@@ -205,19 +183,18 @@ def _iban_end(data: bytes, start: int) -> int:
     left = checks.IBAN_LENGTHS.get(data[start : start + 2].decode().upper())
     if left is None:
         return 0
-    compact = bytearray()
-    at = start
-    while at < len(data) and len(compact) < left:
-        byte = data[at : at + 1]
-        if byte.isalnum() and byte.isascii():
-            compact += byte
-        elif byte not in (b" ", b"-") or not data[at - 1 : at].isalnum():
-            return 0
-        at += 1
-    after = data[at : at + 1]
-    if len(compact) < left or (after.isalnum() and after.isascii()):
+    # Together, or in groups of four.
+    separators = 0 if data[start + 4 : start + 5].isalnum() else (left - 1) // 4
+    end = start + left + separators
+    written = data[start:end]
+    separator = written[4:5] if separators else b""
+    compact = b"".join([written[at : at + 4] for at in range(0, len(written), 5)]) if separators else written
+    if len(written) < left + separators or not compact.isalnum() or not compact.isascii():
         return 0
-    return at if checks.iban(compact.decode().upper()) else 0
+    if written[4::5] != separator * separators and separators:
+        return 0
+    after = data[end : end + 1]
+    return end if not (after.isalnum() and after.isascii()) and checks.iban(compact.decode().upper()) else 0
 
 
 def _card_end(digits: str, start: int, end: int) -> int:
@@ -231,7 +208,7 @@ def _is_international(text: Folded, start: int, written: bytes, digits: str) -> 
     if b"+" in written:
         return checks.international(digits)
     # Two zeros also begin the numbers of orders: then the groups, or a word, must say what it is.
-    return checks.international(digits[2:]) and (len(written) > len(digits) or _before(text, start).phone)
+    return checks.international(digits[2:]) and (len(written) > len(digits) or "phone" in text.words.before(start))
 
 
 def _in_parentheses(_: Folded, __: int, written: bytes, digits: str) -> bool:
@@ -262,5 +239,4 @@ _PHONES = {
     "parentheses": _in_parentheses,
     "american": _is_american,
     "brazilian": _is_brazilian,
-    "trunk": _with_trunk_zero,
 }

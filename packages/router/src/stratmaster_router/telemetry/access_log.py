@@ -122,13 +122,12 @@ class AccessLog:
             # While the sink fails its lines stay pending, where they are counted.
             taken, self._pending = self._pending, []
             late, self._late = self._late, False
-            lines = await asyncio.to_thread(self._encoded, taken) if late else taken
-            self._unwritten += b"".join([line + b"\n" for line in lines])
+            self._unwritten += await asyncio.to_thread(self._joined, taken) if late else self._joined(taken)
         if self._unwritten:
             await asyncio.to_thread(self._write)
 
-    def _encoded(self, lines: list[bytes | LateLine]) -> list[bytes]:
-        return [line if isinstance(line, bytes) else self._encode(line()) for line in lines]
+    def _joined(self, lines: list[bytes | LateLine]) -> bytes:
+        return b"".join([(line if isinstance(line, bytes) else self._encode(line())) + b"\n" for line in lines])
 
     def _write(self) -> None:
         """Write `_unwritten`, taking from it what has been written; the rest is tried again."""

@@ -11,7 +11,6 @@ from typing import Any
 import structlog
 from structlog.tracebacks import ExceptionDictTransformer
 
-
 # Written by the processors themselves, so there is nothing to look for.
 _OWN = frozenset({"timestamp", "level", "logger"})
 
