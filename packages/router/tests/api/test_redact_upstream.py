@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from openai import OpenAI
 from support.books import rows
-from support.calls import Answer, call, events, stream_error
+from support.calls import Answer, call, events, eventually, stream_error
 from support.policies import one_hop
 from support.scripted import Exchange, Script, Scripted, chunked, running_scripted, stream_head
 from support.servers import ACME_KEY, RunningRouter, running_router
@@ -420,6 +420,25 @@ def test_records_say_what_was_redacted_and_never_what_it_was(tmp_path: Path) -> 
     assert [(line["input_tokens"], line["output_tokens"]) for line in lines if line["path"] == CHAT] == [(11, 7)] * 2
     assert ANN not in json.dumps(lines)
     assert [(row["input_tokens"], row["output_tokens"]) for row in rows(tmp_path, 2)] == [(11, 7)] * 2
+
+
+def test_pattern_of_the_policys_own_is_redacted_and_changes_with_it(tmp_path: Path) -> None:
+    """`redact` may name a pattern; after a reload the new one counts."""
+    pattern = '\nredaction: {{patterns: {{staff: "{}[0-9]{{4}}"}}}}\n'
+    text = "Ask E1234 or F5678."
+    with running_scripted(echo) as upstream:
+        policy = redacting(one_hop(upstream.url), kinds="[staff, email]")
+        with running_router(tmp_path, policy + pattern.format("E")) as router:
+            first = ask(router, text)
+            router.policy.write_text(policy + pattern.format("F"))
+            hash_now = first.headers["x-router-policy"]
+            second = eventually(lambda: ask(router, text), lambda a: a.headers["x-router-policy"] != hash_now)
+
+        sent = [json.loads(exchange.body)["messages"][0]["content"] for exchange in upstream.exchanges]
+    assert (sent[0], sent[-1]) == ("Ask [STAFF_1] or F5678.", "Ask E1234 or [STAFF_1].")
+    for answer in (first, second):
+        assert answer.headers["x-router-redacted"] == "staff=1"
+        assert answer.json()["choices"][0]["message"]["content"] == text
 
 
 def test_refusal_of_the_provider_shows_no_data(tmp_path: Path) -> None:
