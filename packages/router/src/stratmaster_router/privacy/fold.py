@@ -66,7 +66,7 @@ def fold(text: str) -> str:
 
 
 def _is_latin(text: str) -> bool:
-    """Whether all is Latin-1, which has one invisible character and one odd space; a search would cost ten times more."""
+    """Whether all is Latin-1, which has one invisible character and one odd space; a search costs ten times more."""
     try:
         text.encode("latin-1")
     except UnicodeEncodeError:
