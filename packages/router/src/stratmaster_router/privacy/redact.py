@@ -30,8 +30,8 @@ def mark(kind: str) -> str:
 class StreamRedactor:
     """Redacts a text that comes in parts. Whatever the parts, their pieces joined are those of the whole text.
 
-    It holds back `HORIZON` characters and a few, because they may be the beginning of something. Of a secret that goes on the
-    mark is given at once, and the rest is forgotten as it comes.
+    It holds back `HORIZON` characters and a few, because they may be the beginning of something. Of a secret that goes
+    on the mark is given at once, and the rest is forgotten as it comes.
     """
 
     def __init__(self, detector: Detector) -> None:
