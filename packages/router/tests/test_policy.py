@@ -683,6 +683,25 @@ INVALID = {
         line 7: tenants.acme.providers.openai.privacy.send_raw_docs: expected true or false, got 'true'
         """,
     ),
+    "unknown_data": (
+        """
+        tenants:
+          acme:
+            providers:
+              openai:
+                models: {t: {default: m}}
+                privacy: {redact: [emial, card, 4, zzz]}
+              groq:
+                models: {t: {default: m}}
+                privacy: {redact: email}
+        """,
+        """
+        line 6: tenants.acme.providers.openai.privacy.redact[0]: unknown kind 'emial', did you mean 'email'?
+        line 6: tenants.acme.providers.openai.privacy.redact[2]: expected email, phone, card, iban, ssn, national_id, ip, secret or a name of redaction.patterns, got the number 4; write it in quotes
+        line 6: tenants.acme.providers.openai.privacy.redact[3]: unknown kind 'zzz'; known: email, phone, card, iban, ssn, national_id, ip, secret and the names of redaction.patterns
+        line 9: tenants.acme.providers.groq.privacy.redact: expected a list, got 'email'
+        """,
+    ),
     "unknown_provider": (
         """
         providers:

@@ -15,8 +15,7 @@ from stratmaster_router.domain.errors import ClientDisconnected, RouterError
 from stratmaster_router.domain.routing import Decision, Endpoint, Hop
 from stratmaster_router.gateway.pipeline import Gateway
 from stratmaster_router.gateway.settlement import Settlement
-from stratmaster_router.gateway.stages import Answered
-from stratmaster_router.upstream.stream import UpstreamStream
+from stratmaster_router.gateway.stages import Answered, AnswerStream
 from stratmaster_router.upstream.watch import Watch, Watchdog
 
 # Seconds that the last event of a stream may take where the deadline has passed.
@@ -52,9 +51,9 @@ class OpenAIEndpoint:
             body = await read_body(receive, visit.headers, watch, self._body_limit, self._body_timeout)
             watch.listen(receive)
             answered = await self._gateway.answer(self._endpoint, visit.caller, body, watch, settlement)
-            stream = answered.reply.stream
+            stream = answered.stream
             if stream is None:
-                whole = answered.reply.body
+                whole = answered.body
                 assert whole is not None
                 watch.close()
                 lines = b"content-length: %d\r\n" % len(whole) + self._lines(answered, visit)
@@ -70,7 +69,7 @@ class OpenAIEndpoint:
             watch.close()
 
     async def _relay(
-        self, stream: UpstreamStream, headers: Headers, send: Send, settlement: Settlement, watch: Watch
+        self, stream: AnswerStream, headers: Headers, send: Send, settlement: Settlement, watch: Watch
     ) -> None:
         """Pass a stream on. A failure from here on is an event of the stream; it then ends without `[DONE]`."""
         settlement.first_event = perf_counter() - settlement.began
@@ -88,9 +87,9 @@ class OpenAIEndpoint:
                     await send({"type": "http.response.body", "body": events, "more_body": True})
             whole = True
         except asyncio.CancelledError as cancelled:
-            last = _failure_event(watch.interruption(cancelled), settlement)
+            last = stream.flush() + _failure_event(watch.interruption(cancelled), settlement)
         except Exception as error:  # noqa: BLE001  # whatever it is, the stream must not look complete
-            last = _failure_event(error, settlement)
+            last = stream.flush() + _failure_event(error, settlement)
         finally:
             settlement.bill(stream.usage, stream.text, stream.least, whole=whole)
             stream.close()
@@ -112,6 +111,8 @@ class OpenAIEndpoint:
         expires = visit.caller.principal.expires
         if expires is not None:
             more += b"%b: %b\r\n" % (EXPIRES, expires.encode())
+        if answered.redacted:
+            more += f"x-router-redacted: {answered.redacted}\r\n".encode()
         overhead = perf_counter() - settlement.began - trip.upstream_seconds
         settlement.overhead = overhead
         settlement.status = 200

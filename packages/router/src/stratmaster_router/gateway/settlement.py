@@ -56,6 +56,7 @@ class Settlement(Struct):
     overhead: float | None = None
     first_event: float | None = None
     reservation: Reservation | None = None
+    redacted: str | None = None
     prompt: Prompt | None = None
     settled: bool = False
 
@@ -185,6 +186,7 @@ def _line(settlement: Settlement, seconds: float) -> AccessLine:
         input_tokens=None if usage is None else usage.input,
         output_tokens=None if usage is None else usage.output,
         policy=None if decision is None else decision.policy,
+        redacted=settlement.redacted,
     )
 
 

@@ -11,6 +11,7 @@ from types import MappingProxyType
 
 from stratmaster_router.domain.limits import Account, Metric, Window
 from stratmaster_router.domain.money import nano_dollars
+from stratmaster_router.domain.redaction import KINDS
 from stratmaster_router.domain.routing import (
     DEFAULT_MAX_TOKENS,
     Considered,
@@ -77,6 +78,11 @@ def compile_policy(
         warnings=(*_warnings(document, providers), *account_warnings(document, accounts)),
         service_accounts=accounts,
         patterns=MappingProxyType({name: compiled(text) for name, text in document.redaction.patterns.items()}),
+        redacts=any(
+            use.enabled and use.privacy.redact
+            for tenant in document.tenants.values()
+            for use in tenant.providers.values()
+        ),
     )
 
 
@@ -178,13 +184,19 @@ def _hops(
             price=find_price(provider.name, provider.litellm_provider, model, facts.get(model)),
             default_max_tokens=default_max_tokens,
             budgeted=budgeted,
+            redact=(
+                *(kind for kind in KINDS if kind in use.privacy.redact),
+                *sorted(set(use.privacy.redact).difference(KINDS)),
+            ),
         )
 
 
 def _candidate(provider: str, model: str, role: str, hops: Mapping[tuple[str, str], Hop]) -> Candidate:
     hop = hops.get((provider, model))
-    kept = hop is not None
-    return Candidate(Considered(provider, model, kept, role if kept else DISABLED), hop)
+    if hop is None:
+        return Candidate(Considered(provider, model, False, DISABLED), None)
+    reason = f"{role}; redacts {', '.join(hop.redact)}" if hop.redact else role
+    return Candidate(Considered(provider, model, True, reason), hop)
 
 
 def _route(policy: str, task: str | None, candidates: tuple[Candidate, ...]) -> Route:
@@ -199,6 +211,7 @@ def _route(policy: str, task: str | None, candidates: tuple[Candidate, ...]) -> 
         snippet_limit=min(limits, default=sys.maxsize),
         clean=screened(policy, task, candidates, 0, raw_docs=False),
         raw=screened(policy, task, candidates, 0, raw_docs=True),
+        redacts=any(candidate.hop is not None and candidate.hop.redact for candidate in candidates),
     )
 
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema
 from pydantic.config import JsonDict
 
+from stratmaster_router.domain.redaction import KINDS
 from stratmaster_router.domain.service_accounts import KEY_ADMIN
 from stratmaster_router.policy.fields import (
     BaseUrl,
@@ -29,6 +30,7 @@ from stratmaster_router.policy.fields import (
     Weight,
     Word,
     choice,
+    matching,
 )
 from stratmaster_router.policy.patterns import LONGEST_PATTERN, PATTERN_NAME, pattern, pattern_name
 
@@ -261,12 +263,22 @@ class TaskSpec(Spec):
     fallbacks: tuple[ModelName, ...] = ()
 
 
+DataKind = Annotated[
+    str,
+    PlainValidator(matching(PATTERN_NAME, f"{', '.join(KINDS)} or a name of redaction.patterns")),
+    WithJsonSchema({"anyOf": [{"enum": list(KINDS)}, {"type": "string", "pattern": PATTERN_NAME}]}),
+]
+
+
 class PrivacySpec(Spec):
     """What may be sent to this provider (policy.md, rules 4 and 5)."""
 
     send_raw_docs: Boolean = False
     max_snippet_chars: Count | None = None
     """A longer text counts as a raw document."""
+    redact: tuple[DataKind, ...] = ()
+    """What is replaced by placeholders before anything is sent, and restored in the answer: kinds, and names of
+    `redaction.patterns`."""
 
 
 class TenantProviderSpec(Spec):

@@ -23,7 +23,8 @@ class Route:
     """All that one name of a tenant resolves to, with the decisions that do not depend on a request's lengths.
 
     `clean` is for a request without raw documents whose longest text is at most `snippet_limit` characters,
-    `raw` for one with raw documents. `task` is None when the name is a model's.
+    `raw` for one with raw documents. `task` is None when the name is a model's. `redacts` says that a hop does: what
+    cannot be searched then needs a decision of its own.
     """
 
     task: str | None
@@ -31,6 +32,7 @@ class Route:
     snippet_limit: int
     clean: Decision
     raw: Decision
+    redacts: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,7 @@ class Snapshot:
     """One policy, whole. `hash` is its short content hash (policy.md, rule 10).
 
     `providers` holds those that some tenant may call. `patterns` are the policy's own, of what is personal or secret.
-    `warnings` is for operators: each a full sentence, no secrets.
+    `warnings` is for operators: each a full sentence, no secrets. `redacts` says that some hop does.
     """
 
     hash: str
@@ -66,3 +68,4 @@ class Snapshot:
     warnings: tuple[str, ...]
     service_accounts: ServiceAccounts = field(default_factory=ServiceAccounts)
     patterns: Mapping[str, "re2._Regexp"] = field(default_factory=dict)
+    redacts: bool = False

@@ -47,6 +47,7 @@ class AccessLine(Struct, tag_field="event", tag="access", omit_defaults=True):
     input_tokens: int | None = None
     output_tokens: int | None = None
     policy: str | None = None
+    redacted: str | None = None
     prompt: str | None = None
     prompt_fingerprint: str | None = None
 
