@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime
 from functools import partial
 from secrets import token_hex
 from typing import Any
@@ -37,6 +38,7 @@ from stratmaster_router.gateway.settlement import Recorder, Settlement
 from stratmaster_router.limits.leases import Lease
 from stratmaster_router.limits.limiter import Limiter
 from stratmaster_router.limits.store import StoreUnavailable
+from stratmaster_router.policy.changes import changes
 from stratmaster_router.policy.compile import compile_policy
 from stratmaster_router.policy.problems import PolicyInvalid
 from stratmaster_router.policy.providers import Bridge
@@ -47,6 +49,8 @@ from stratmaster_router.storage.database import Database, database_url
 from stratmaster_router.storage.ledger import prune
 from stratmaster_router.storage.schema import SchemaTooNew, prepare
 from stratmaster_router.telemetry.access_log import AccessLog
+from stratmaster_router.telemetry.audit import AuditLog
+from stratmaster_router.telemetry.audit_records import PolicyRecord
 from stratmaster_router.telemetry.logs import configure_logs
 from stratmaster_router.telemetry.metrics import AccountState, Gauges, Metrics
 from stratmaster_router.upstream.client import Upstreams
@@ -78,6 +82,8 @@ class Router:
         self._keys = KeyFolder(settings.keys_dir)
         self._metrics = Metrics(settings.metrics_dir)
         self._access_log = AccessLog(settings.access_log)
+        self._process = f"{socket.gethostname()}-{os.getpid()}-{token_hex(4)}"
+        self._audit = AuditLog(settings.audit_log, settings.audit_key, self._process)
         self._upstreams = Upstreams(trust_env=settings.trust_env)
         self._watchdog = Watchdog()
         self._drain = Drain(
@@ -85,7 +91,7 @@ class Router:
         )
         self._database = Database(database_url(settings.database_url))
         self._retention = settings.ledger_retention_days
-        self._limiter = Limiter(AccountStore(self._database), f"{socket.gethostname()}-{os.getpid()}-{token_hex(4)}")
+        self._limiter = Limiter(AccountStore(self._database), self._process)
         gateway = Gateway(lambda: self._policy.snapshot, self._limiter, self._upstreams)
         endpoints = {
             f"/v1/{endpoint.value}": OpenAIEndpoint(
@@ -102,7 +108,7 @@ class Router:
             self.fastapi,
             {path: endpoint.serve for path, endpoint in endpoints.items()},
             lambda: self._keys.ring,
-            Recorder(self._metrics, self._access_log, self._limiter.record),
+            Recorder(self._metrics, self._access_log, self._audit, self._limiter.record),
         )
 
     def _fastapi(self, endpoints: dict[str, OpenAIEndpoint]) -> FastAPI:
@@ -124,6 +130,7 @@ class Router:
                 self._bridge_state,
                 self._scrape,
                 self._upstreams.health,
+                self._audit,
             )
         )
         describe = app.openapi
@@ -133,6 +140,7 @@ class Router:
     @contextlib.asynccontextmanager
     async def _lifespan(self, _: FastAPI) -> AsyncIterator[dict[str, Any]]:
         self._access_log.start()
+        self._audit.start()
         prepared = await self._open_database()
         self._limiter.start()
         self._drain.listen()
@@ -154,6 +162,7 @@ class Router:
             await self._limiter.close()
             await self._database.close()
             await self._access_log.close()
+            await self._audit.close()
             self._metrics.gauges.in_flight = 0
             self._metrics.share()
             self._drain.close()
@@ -188,6 +197,7 @@ class Router:
     def _announce(self) -> None:
         snapshot = self._policy.snapshot
         log.info("policy in force", policy=snapshot.hash, tenants=len(snapshot.tenants), keys=len(self._keys.ring))
+        self._audit_policy("loaded")
         for warning in (*snapshot.warnings, *self._keys.ring.problems):
             log.warning("policy warning", warning=warning)
         if not len(self._keys.ring):
@@ -206,8 +216,11 @@ class Router:
     def _gauge(self) -> None:
         """Bring up to date what is not counted but looked at."""
         now = self._limiter.now()
+        last = self._audit.last
+        self._metrics.audit_lost.child()[0] = self._audit.lost
         self._metrics.gauges = Gauges(
             len(self._watchdog),
+            0 if last is None else last.seq,
             [_account_state(lease, now) for lease in self._limiter.leases if lease.seen_at],
             {(hop.provider, hop.model): hop.state.value for hop in self._upstreams.health.states()},
         )
@@ -233,18 +246,25 @@ class Router:
                 os.kill(os.getpid(), signal.SIGTERM)
 
     async def _refresh_policy(self) -> None:
+        former = self._policy.document
         result = await asyncio.to_thread(self._policy.refresh)
         if isinstance(result, Reloaded):
             log.info("policy changed", policy=self._policy.snapshot.hash, changed=result.changed)
+            self._audit_policy("changed", changes=changes(former, self._policy.document), files=result.changed)
             for warning in self._policy.snapshot.warnings:
                 log.warning("policy warning", warning=warning)
         elif isinstance(result, Failed):
             self._metrics.reload_failures.child()[0] += 1
+            self._audit_policy("refused", problems=tuple([f"line {each.line}: {each.path}" for each in result.problems]))
             log.error(
                 "policy change refused; the last good policy stays in force",
                 policy=self._policy.snapshot.hash,
                 problems=[str(problem) for problem in result.problems],
             )
+
+    def _audit_policy(self, act: str, **details: tuple[str, ...]) -> None:
+        hash_ = self._policy.snapshot.hash
+        self._audit.add(PolicyRecord(datetime.now(UTC), self._process, act, hash_, **details))
 
 
 def create_app() -> Guard:

@@ -31,6 +31,7 @@ class Settings(BaseModel):
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level of the log.")
     access_log: str = Field("stdout", description="Where the access log goes: off, stdout or a file.")
+    audit_log: str | None = Field(None, description="Where the audit log goes: stdout or a file; without it nowhere.")
     body_limit: int = Field(32 * 1024 * 1024, ge=1, description="Largest request body, in bytes.")
     body_timeout: float = Field(
         30.0, gt=0, allow_inf_nan=False, description="Seconds for a request's head, and again for its body, to arrive."

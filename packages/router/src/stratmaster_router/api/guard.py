@@ -119,6 +119,7 @@ class Guard:
     def _judge(self, headers: Mapping[bytes, bytes], settlement: Settlement) -> Visit:
         principal = authenticate(self._ring(), headers.get(b"authorization"), headers.get(b"x-tenant-id"))
         settlement.tenant = principal.tenant
+        settlement.credential = principal.credential
         data_class = headers.get(b"x-data-class")
         caller = Authenticated(
             principal,
@@ -164,6 +165,7 @@ async def send_error(send: Send, error: Exception, settlement: Settlement) -> No
     wire = wire_error(error)
     settlement.status = wire.status
     settlement.code = wire.code
+    settlement.refused_by = getattr(error, "account", None)
     body = error_body(error, settlement.request_id)
     headers: Headers = [
         (b"content-type", b"application/json"),

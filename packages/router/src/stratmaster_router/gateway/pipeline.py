@@ -49,6 +49,7 @@ class Gateway:
         trip = settlement.trip = Trip([])
         screened = _screen(endpoint, caller, body)
         settlement.stream = screened.envelope.stream
+        settlement.raw_docs = screened.facts.raw_docs
         permitted = _permit(snapshot, caller, screened, settlement)
         reserved = self._reserve(endpoint, screened, permitted, settlement)
         watch.end_by(_total(reserved.decision, caller.timeout))

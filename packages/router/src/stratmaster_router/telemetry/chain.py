@@ -18,6 +18,8 @@ _INNER = bytes(byte ^ 0x36 for byte in range(256))
 _OUTER = bytes(byte ^ 0x5C for byte in range(256))
 _END = len(',"hash":""}') + len(START)
 
+_BEGIN = b'{"chain":"'
+_finished = re.compile(rb',"hash":"[0-9a-f]{64}"\}').search
 _record = re.compile(
     rb'\{"chain":"([0-9a-f]{16})","seq":([1-9][0-9]{0,18}),"prev":"([0-9a-f]{64})",(.+),"hash":"([0-9a-f]{64})"\}'
 ).fullmatch
@@ -88,3 +90,8 @@ def read(line: bytes) -> Entry | None:
         return None
     chain, seq, prev, members, own = found.groups()
     return Entry(Link(chain, int(seq), own), prev, members)
+
+
+def torn(line: bytes) -> bool:
+    """Whether a line, which is no record, is the beginning of one."""
+    return (line.startswith(_BEGIN) or _BEGIN.startswith(line)) and not _finished(line)

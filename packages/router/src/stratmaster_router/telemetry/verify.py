@@ -7,7 +7,7 @@ The laws, for the records of one chain in the order of their lines:
 - each has the hash of the one before in `prev`, else one of the two was replaced.
 
 A line that is no record breaks the log, but for access lines (of a router that writes both logs to one place) and for
-what the record after it marks as torn.
+the beginning of a record that a process was killed in the middle of: the record after it tells of it.
 """
 
 from hashlib import sha256
@@ -16,7 +16,7 @@ import msgspec
 from msgspec import Struct
 
 from stratmaster_router.telemetry.audit_records import GapRecord, TornRecord
-from stratmaster_router.telemetry.chain import START, Entry, Link, Seal, read
+from stratmaster_router.telemetry.chain import START, Entry, Link, Seal, read, torn
 
 LONGEST = 1024 * 1024
 """Bytes of a line at the most, and of what can be marked as torn."""
@@ -89,11 +89,11 @@ class Verifier:
         return self._told() if len(self._bytes) > LONGEST else []
 
     def close(self) -> list[Finding]:
-        """What is to be told at the end of a file. A last line that has no end was torn, and nobody came to mark it."""
-        if self._bytes and not self._bytes.endswith(b"\n"):
-            *whole, torn = self._strange
+        """What is to be told at the end of a file. The beginning of a record may stand there, and nobody have told."""
+        last = self._bytes[self._bytes.rfind(b"\n") + 1 :]
+        if last and torn(bytes(last)):
             text = "is the beginning of a record: a process was killed, or what followed was cut off"
-            self._strange = [*whole, Finding(torn.file, torn.line, None, text, broken=False)]
+            self._strange[-1] = self._finding(None, text, broken=False)
         return self._told()
 
     def _finding(self, entry: Entry | None, text: str, *, broken: bool = True) -> Finding:
@@ -111,7 +111,7 @@ class Verifier:
             return found
         self.intact += 1
         self.wanted.discard(entry.link.hash)
-        found = []
+        found: list[Finding] = []
         if entry.members.startswith((b'"event":"torn"', b'"event":"gap"')):
             found += self._event(entry)
         found += self._told()
@@ -124,10 +124,10 @@ class Verifier:
             return []
         if isinstance(event, GapRecord):
             return [self._finding(entry, f"{event.lost} records before it could not be written", broken=False)]
-        junk = self._bytes.removesuffix(b"\n")
-        if not self._strange or (event.bytes, event.sha256) != (len(junk), sha256(junk).hexdigest()):
-            return []  # what it marks is not there; what is there instead is broken
-        text = f"marks the {event.bytes} bytes before it as torn: a process was killed"
+        line = bytes(self._bytes.removesuffix(b"\n"))
+        if len(self._strange) != 1 or not torn(line) or event.sha256 != sha256(line).hexdigest():
+            return []  # what it tells of is not there; what is there instead is broken
+        text = f"tells of the {event.bytes} bytes before it, which a process was killed in the middle of"
         self._strange, self._bytes = [], bytearray()
         return [self._finding(entry, text, broken=False)]
 
