@@ -21,6 +21,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
 from stratmaster_router import __version__
+from stratmaster_router.api.admin import admin_routes
 from stratmaster_router.api.document import complete_document
 from stratmaster_router.api.drain import Drain
 from stratmaster_router.api.errors import error_body, error_headers, wire_error
@@ -28,11 +29,14 @@ from stratmaster_router.api.guard import Guard
 from stratmaster_router.api.models import model_routes
 from stratmaster_router.api.openai import OpenAIEndpoint
 from stratmaster_router.api.ops import BridgeState, ops_routes
+from stratmaster_router.auth.authenticate import authenticate, authenticate_administrator
+from stratmaster_router.auth.credentials import Pepper
+from stratmaster_router.auth.issued import IssuedKeys
 from stratmaster_router.auth.keys import KeyFolder
-from stratmaster_router.domain.errors import InvalidRequest, MethodNotAllowed, NotFound, RouterError
+from stratmaster_router.domain.errors import InvalidJson, InvalidRequest, MethodNotAllowed, NotFound, RouterError
 from stratmaster_router.domain.limits import Metric
 from stratmaster_router.domain.money import NANO_DOLLARS
-from stratmaster_router.domain.routing import Endpoint, Secret
+from stratmaster_router.domain.routing import Administrator, Endpoint, Principal, Secret
 from stratmaster_router.gateway.pipeline import Gateway
 from stratmaster_router.gateway.settlement import Recorder, Settlement
 from stratmaster_router.limits.leases import Lease
@@ -46,6 +50,7 @@ from stratmaster_router.policy.source import Failed, PolicySource, Reloaded
 from stratmaster_router.settings import Settings
 from stratmaster_router.storage.accounts import AccountStore
 from stratmaster_router.storage.database import Database, database_url
+from stratmaster_router.storage.keys import ApiKeyStore
 from stratmaster_router.storage.ledger import prune
 from stratmaster_router.storage.schema import SchemaTooNew, prepare
 from stratmaster_router.telemetry.access_log import AccessLog
@@ -71,7 +76,7 @@ class Router:
     """One worker's parts, wired together. `app` is the ASGI application."""
 
     def __init__(self, settings: Settings) -> None:
-        """Raises `PolicyInvalid`, and OSError where a file or folder of the settings cannot be read."""
+        """Raises `PolicyInvalid`, `SettingsInvalid`, and OSError where a file or folder cannot be read."""
         self._body_timeout = settings.body_timeout
         self._shares_metrics = settings.metrics_dir is not None
         self._supervisor = os.getppid() if settings.workers > 1 else None
@@ -80,10 +85,11 @@ class Router:
             settings.policy, os.environ, tls_trouble, partial(compile_policy, bridge=self._bridge)
         )
         self._keys = KeyFolder(settings.keys_dir)
+        self._administrators = KeyFolder(settings.admin_keys_dir)
         self._metrics = Metrics(settings.metrics_dir)
         self._access_log = AccessLog(settings.access_log)
         self._process = f"{socket.gethostname()}-{os.getpid()}-{token_hex(4)}"
-        self._audit = AuditLog(settings.audit_log, settings.audit_key, self._process)
+        self._audit = AuditLog(settings.audit_log, settings.audit_key(), self._process)
         self._upstreams = Upstreams(trust_env=settings.trust_env)
         self._watchdog = Watchdog()
         self._drain = Drain(
@@ -92,6 +98,10 @@ class Router:
         self._database = Database(database_url(settings.database_url))
         self._retention = settings.ledger_retention_days
         self._limiter = Limiter(AccountStore(self._database), self._process)
+        secret = settings.pepper()
+        pepper = None if secret is None else Pepper(secret)
+        self._key_store = ApiKeyStore(self._database, pepper)
+        self._issued = IssuedKeys(self._key_store, pepper, self._limiter.now)
         gateway = Gateway(lambda: self._policy.snapshot, self._limiter, self._upstreams)
         endpoints = {
             f"/v1/{endpoint.value}": OpenAIEndpoint(
@@ -107,8 +117,17 @@ class Router:
         self.app = Guard(
             self.fastapi,
             {path: endpoint.serve for path, endpoint in endpoints.items()},
-            lambda: self._keys.ring,
+            self._judge,
+            self._judge_administrator,
             Recorder(self._metrics, self._access_log, self._audit, self._limiter.record),
+        )
+
+    def _judge(self, authorization: bytes | None, tenant: bytes | None) -> Principal:
+        return authenticate(self._keys.ring, self._issued.ring, authorization, tenant)
+
+    def _judge_administrator(self, authorization: bytes | None) -> Administrator:
+        return authenticate_administrator(
+            self._administrators.ring, self._keys.ring, self._issued.ring, authorization
         )
 
     def _fastapi(self, endpoints: dict[str, OpenAIEndpoint]) -> FastAPI:
@@ -123,6 +142,9 @@ class Router:
         )
         app.router.routes += [Route(path, endpoint, methods=["POST"]) for path, endpoint in endpoints.items()]
         app.include_router(model_routes(lambda: self._policy.snapshot))
+        app.include_router(
+            admin_routes(self._key_store, lambda: self._policy.snapshot.tenants, self._take_note, self._body_timeout)
+        )
         app.include_router(
             ops_routes(
                 lambda: self._policy.snapshot.hash,
@@ -142,10 +164,12 @@ class Router:
         self._access_log.start()
         self._audit.start()
         prepared = await self._open_database()
+        await self._issued.refresh()
         self._limiter.start()
         self._drain.listen()
         self._announce()
         refresh = asyncio.create_task(self._refresh())
+        following = asyncio.create_task(self._issued.run())
         housekeeping = asyncio.create_task(self._keep_database(prepared))
         # What lives now lives as long as the process: the collector need not walk it again, and a high threshold
         # keeps full collections out of requests. The request path makes no cycles (tests/e2e/test_memory.py).
@@ -156,10 +180,12 @@ class Router:
             yield {"head_timeout": self._body_timeout, "drain": self._drain}
         finally:
             refresh.cancel()
+            following.cancel()
             housekeeping.cancel()
-            await asyncio.gather(refresh, housekeeping, return_exceptions=True)
+            await asyncio.gather(refresh, following, housekeeping, return_exceptions=True)
             await self._upstreams.close()
             await self._limiter.close()
+            await self._issued.write_uses()
             await self._database.close()
             await self._access_log.close()
             await self._audit.close()
@@ -198,10 +224,13 @@ class Router:
         snapshot = self._policy.snapshot
         log.info("policy in force", policy=snapshot.hash, tenants=len(snapshot.tenants), keys=len(self._keys.ring))
         self._audit_policy("loaded")
-        for warning in (*snapshot.warnings, *self._keys.ring.problems):
+        for warning in (*snapshot.warnings, *self._keys.ring.problems, *self._administrators.ring.problems):
             log.warning("policy warning", warning=warning)
-        if not len(self._keys.ring):
-            log.warning("no API key is known, so every request is refused; set ROUTER_KEYS_DIR")
+        if not len(self._keys.ring) and not len(self._issued.ring):
+            log.warning(
+                "no API key is known, so every request is refused; set ROUTER_KEYS_DIR, "
+                "or ROUTER_KEY_PEPPER and create keys"
+            )
 
     async def _bridge_state(self) -> BridgeState | None:
         """Whether the LiteLLM bridge answers; None where the policy does not need it, or there is none to ask."""
@@ -223,6 +252,7 @@ class Router:
             0 if last is None else last.seq,
             [_account_state(lease, now) for lease in self._limiter.leases if lease.seen_at],
             {(hop.provider, hop.model): hop.state.value for hop in self._upstreams.health.states()},
+            self._issued.ring.ages(),
         )
 
     def _share(self) -> None:
@@ -239,6 +269,9 @@ class Router:
                 await self._refresh_policy()
                 if await asyncio.to_thread(self._keys.refresh):
                     log.info("keys changed", keys=len(self._keys.ring), problems=self._keys.ring.problems)
+                if await asyncio.to_thread(self._administrators.refresh):
+                    ring = self._administrators.ring
+                    log.info("keys of administrators changed", keys=len(ring), problems=ring.problems)
             except OSError as error:
                 log.warning("files not read; what is in force stays", file=error.filename, reason=error.strerror)
             if self._supervisor is not None and os.getppid() != self._supervisor:
@@ -261,6 +294,10 @@ class Router:
                 policy=self._policy.snapshot.hash,
                 problems=[str(problem) for problem in result.problems],
             )
+
+    def _take_note(self, administrator: Administrator, act: str, tenant: str, key: str) -> None:
+        log.info("administrative act", administrator=administrator.name, act=act, tenant=tenant, key=key)
+        self._audit.act(administrator.name, act, tenant, key)
 
     def _audit_policy(self, act: str, **details: tuple[str, ...]) -> None:
         hash_ = self._policy.snapshot.hash
@@ -326,8 +363,12 @@ async def _render(request: Request, error: Exception) -> Response:
 def _translate(error: Exception) -> Exception:
     if isinstance(error, RequestValidationError):
         first = error.errors()[0]
+        if first["type"] == "json_invalid":
+            return InvalidJson("The request body is not valid JSON.")
         place = ".".join(str(part) for part in first["loc"])
         return InvalidRequest(f"{place}: {first['msg']}", param=place)
+    if isinstance(error, HTTPException) and error.status_code == 400:
+        return InvalidJson("The request body cannot be read as JSON.")
     if isinstance(error, HTTPException) and error.status_code == 404:
         return NotFound("There is no such path. The endpoints are listed in /openapi.json.")
     if isinstance(error, HTTPException) and error.status_code == 405:
@@ -339,4 +380,5 @@ _EXCEPTION_HANDLERS: Any = {
     RouterError: _render,
     HTTPException: _render,
     RequestValidationError: _render,
+    Exception: _render,
 }

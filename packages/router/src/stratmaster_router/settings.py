@@ -1,5 +1,6 @@
 """The settings: environment variables, read in one place. Only `app` and `cli` know this module."""
 
+import hmac
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
@@ -7,6 +8,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 _PREFIX = "ROUTER_"
+_LEAST_PEPPER = 32  # bytes
 
 
 class SettingsInvalid(Exception):
@@ -23,8 +25,11 @@ class Settings(BaseModel):
     port: int = Field(8086, ge=0, le=65535, description="The port to listen on; 0 picks a free one.")
     workers: int = Field(1, ge=1, le=256, description="Worker processes; each is one event loop.")
     keys_dir: Path | None = Field(None, description="Folder with the tenants' API keys; without it no key is valid.")
+    admin_keys_dir: Path | None = Field(None, description="Folder with the keys of administrators, one file each.")
+    key_pepper: SecretStr | None = Field(None, description="The secret that self-service keys are hashed with.")
+    key_pepper_file: Path | None = Field(None, description="A file with that secret, instead.")
     database_url: str = Field(
-        "sqlite:///router.db", description="Database of limits and ledger: sqlite:///FILE or postgresql://…"
+        "sqlite:///router.db", description="Database of limits, ledger and keys: sqlite:///FILE or postgresql://…"
     )
     ledger_retention_days: int = Field(
         0, ge=0, description="Days after which rows of the ledger are deleted; 0 keeps them for ever."
@@ -54,6 +59,32 @@ class Settings(BaseModel):
     def bridge_secret(self) -> str:
         """The bridge's token, in clear; empty where there is none."""
         return self.bridge_token.get_secret_value() if self.bridge_token else ""
+
+    def pepper(self) -> bytes | None:
+        """The secret that self-service keys are hashed with; None where there is none. Raises `SettingsInvalid`."""
+        if self.key_pepper is not None and self.key_pepper_file is not None:
+            raise SettingsInvalid("ROUTER_KEY_PEPPER and ROUTER_KEY_PEPPER_FILE: set one of them, not both")
+        if self.key_pepper is not None:
+            name, pepper = "ROUTER_KEY_PEPPER", self.key_pepper.get_secret_value().encode().strip()
+        elif self.key_pepper_file is not None:
+            name = "ROUTER_KEY_PEPPER_FILE"
+            try:
+                pepper = self.key_pepper_file.read_bytes().strip()
+            except OSError as error:
+                raise SettingsInvalid(f"{name}: {self.key_pepper_file} cannot be read: {error.strerror}") from None
+        else:
+            return None
+        if len(pepper) < _LEAST_PEPPER:
+            raise SettingsInvalid(f"{name}: a pepper has at least {_LEAST_PEPPER} bytes; `openssl rand -hex 32` makes one")
+        return pepper
+
+    def audit_key(self) -> bytes:
+        """The key of the audit log's chain, made from the pepper; empty where there is none. Raises `SettingsInvalid`.
+
+        A secret of its own would be one more to keep, and who has the one reads the other from the same place.
+        """
+        pepper = self.pepper()
+        return b"" if pepper is None else hmac.digest(pepper, b"stratmaster-router audit log", "sha256")
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> "Settings":

@@ -17,9 +17,8 @@ from msgspec import Struct
 
 from stratmaster_router.api.errors import Headers, error_body, error_headers, wire_error
 from stratmaster_router.api.limits import limit_lines
-from stratmaster_router.auth.authenticate import authenticate
-from stratmaster_router.auth.keys import KeyRing
 from stratmaster_router.domain.errors import ClientDisconnected, InvalidRequest, RouterError
+from stratmaster_router.domain.routing import Administrator, Principal
 from stratmaster_router.gateway.settlement import CLIENT_CLOSED, Recorder, Settlement
 from stratmaster_router.gateway.stages import Authenticated
 
@@ -28,6 +27,9 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+# Of answers to a key that will soon expire.
+EXPIRES = b"x-api-key-expires"
 
 # Reached without a credential; a test holds every other route against `guarded`.
 OPEN_PATHS = frozenset({"/healthz", "/readyz", "/internal/metrics", "/internal/status", "/openapi.json"})
@@ -62,23 +64,36 @@ class Visit(Struct):
 
 
 Serve = Callable[[Visit, Receive, Send], Awaitable[None]]
+# From the headers `Authorization` and `X-Tenant-ID`; they raise what `auth.authenticate` says.
+Judge = Callable[[bytes | None, bytes | None], Principal]
+JudgeAdministrator = Callable[[bytes | None], Administrator]
 
 
 def guarded(path: str) -> bool:
     """Whether `path` is reached only with a credential."""
-    return path.startswith(("/v1/", "/admin/")) or path in ("/v1", "/admin")
+    return path.startswith("/v1/") or path == "/v1" or administrative(path)
+
+
+def administrative(path: str) -> bool:
+    """Whether the credential must be an administrator's."""
+    return path.startswith("/admin/") or path == "/admin"
 
 
 class Guard:
     """Wraps the FastAPI app. `endpoints` maps the paths of the POST endpoints to what serves them."""
 
     def __init__(
-        self, app: App, endpoints: Mapping[str, Serve], ring: Callable[[], KeyRing], recorder: Recorder
+        self,
+        app: App,
+        endpoints: Mapping[str, Serve],
+        judge: Judge,
+        judge_administrator: JudgeAdministrator,
+        recorder: Recorder,
     ) -> None:
-        """`ring` gives the current keys."""
         self._app = app
         self._endpoints = endpoints
-        self._ring = ring
+        self._judge_credential = judge
+        self._judge_administrator = judge_administrator
         self._recorder = recorder
         self._id_prefix = f"req_{secrets.token_hex(8)}"
         self._counter = count()
@@ -117,7 +132,7 @@ class Guard:
             self._recorder.settle(settlement)
 
     def _judge(self, headers: Mapping[bytes, bytes], settlement: Settlement) -> Visit:
-        principal = authenticate(self._ring(), headers.get(b"authorization"), headers.get(b"x-tenant-id"))
+        principal = self._judge_credential(headers.get(b"authorization"), headers.get(b"x-tenant-id"))
         settlement.tenant = principal.tenant
         settlement.credential = principal.credential
         data_class = headers.get(b"x-data-class")
@@ -134,12 +149,20 @@ class Guard:
     ) -> None:
         scope["state"]["request_id"] = settlement.request_id
         scope["state"]["settlement"] = settlement
-        if guarded(scope["path"]):
-            scope["state"]["visit"] = self._judge(headers, settlement)
+        expires = None
+        if administrative(scope["path"]):
+            administrator = self._judge_administrator(headers.get(b"authorization"))
+            scope["state"]["administrator"] = administrator
+            settlement.credential = f"administrator:{administrator.name}"
+        elif guarded(scope["path"]):
+            visit = scope["state"]["visit"] = self._judge(headers, settlement)
+            expires = visit.caller.principal.expires
 
         async def send_and_note(message: Message) -> None:
             if message["type"] == "http.response.start":
                 settlement.status = message["status"]
+                if expires is not None and settlement.status < 400:
+                    message["headers"] = [*message["headers"], (EXPIRES, expires.encode())]
             await send(message)
 
         await self._app(scope, receive, _with_request_id(send_and_note, settlement.request_id))

@@ -8,7 +8,7 @@ import structlog
 
 from stratmaster_router.api.body import check_media_type, read_body
 from stratmaster_router.api.errors import Headers, error_body, wire_error
-from stratmaster_router.api.guard import Receive, Scope, Send, Visit, header_pairs
+from stratmaster_router.api.guard import EXPIRES, Receive, Scope, Send, Visit, header_pairs
 from stratmaster_router.api.limits import limit_lines
 from stratmaster_router.api.protocol import answer_whole, write_chunk
 from stratmaster_router.domain.errors import ClientDisconnected, RouterError
@@ -57,13 +57,13 @@ class OpenAIEndpoint:
                 whole = answered.reply.body
                 assert whole is not None
                 watch.close()
-                lines = b"content-length: %d\r\n" % len(whole) + self._lines(answered, settlement)
+                lines = b"content-length: %d\r\n" % len(whole) + self._lines(answered, visit)
                 if answer_whole(send, lines, whole):
                     return
                 await send({"type": "http.response.start", "status": 200, "headers": header_pairs(lines)})
                 await send({"type": "http.response.body", "body": whole})
             else:
-                await self._relay(stream, header_pairs(self._lines(answered, settlement)), send, settlement, watch)
+                await self._relay(stream, header_pairs(self._lines(answered, visit)), send, settlement, watch)
         except asyncio.CancelledError as cancelled:
             raise watch.interruption(cancelled) from None
         finally:
@@ -102,12 +102,16 @@ class OpenAIEndpoint:
             async with asyncio.timeout(max(left, _LAST_WRITE)):
                 await send({"type": "http.response.body", "body": last})
 
-    def _lines(self, answered: Answered, settlement: Settlement) -> bytes:
+    def _lines(self, answered: Answered, visit: Visit) -> bytes:
         """The header lines of an answer, each with its end; notes the router's own time so far."""
+        settlement = visit.settlement
         trip = settlement.trip
         assert trip is not None
         reservation = answered.reservation
-        limits = limit_lines(reservation.leases, reservation.now()) if reservation.leases else b""
+        more = limit_lines(reservation.leases, reservation.now()) if reservation.leases else b""
+        expires = visit.caller.principal.expires
+        if expires is not None:
+            more += b"%b: %b\r\n" % (EXPIRES, expires.encode())
         overhead = perf_counter() - settlement.began - trip.upstream_seconds
         settlement.overhead = overhead
         settlement.status = 200
@@ -116,7 +120,7 @@ class OpenAIEndpoint:
             settlement.request_id.encode(),
             trip.calls,
             overhead * 1000,
-            self._lane_lines(answered.decision, answered.reply.hop) + limits,
+            self._lane_lines(answered.decision, answered.reply.hop) + more,
         )
 
     def _lane_lines(self, decision: Decision, hop: Hop) -> bytes:

@@ -39,7 +39,7 @@ def verify(
     The key of the chain is made from ROUTER_KEY_PEPPER or ROUTER_KEY_PEPPER_FILE, as the router makes it.
     """
     try:
-        seal = Seal(Settings.from_environ(os.environ).audit_key)
+        seal = Seal(Settings.from_environ(os.environ).audit_key())
     except SettingsInvalid as error:
         _stop(str(error))
     wanted = {_hash(text): "a record that --expect names" for text in expect or ()}

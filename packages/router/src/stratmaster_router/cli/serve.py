@@ -78,6 +78,8 @@ def serve(
         _stop(
             "\n".join(f"{problem}" if problem.path else f"{settings.policy}: {problem}" for problem in error.problems)
         )
+    except SettingsInvalid as error:
+        _stop(str(error))
     except DatabaseUrlInvalid as error:
         _stop(f"ROUTER_DATABASE_URL: {error}")
     except OSError as error:
@@ -138,8 +140,10 @@ def _serve_many(settings: Settings, listener: socket.socket) -> None:
     # These raise here, once, and not in each worker.
     PolicySource(settings.policy, os.environ, tls_trouble)
     KeyFolder(settings.keys_dir)
+    KeyFolder(settings.admin_keys_dir)
+    settings.pepper()
     AccessLog(settings.access_log)
-    asyncio.run(AuditLog(settings.audit_log, settings.audit_key, "").close())
+    asyncio.run(AuditLog(settings.audit_log, settings.audit_key(), "").close())
     with tempfile.TemporaryDirectory(prefix="stratmaster-router-") as folder:
         os.environ["ROUTER_METRICS_DIR"] = folder
         config = uvicorn.Config(

@@ -43,8 +43,34 @@ class InvalidApiKey(RouterError):
     """A credential that opens nothing; one message for all of them."""
 
 
+class ExpiredApiKey(RouterError):
+    """A key that was good and whose time is over."""
+
+
 class TenantMismatch(RouterError):
     """The tenant asked for is not the credential's own."""
+
+
+class AdminRequired(RouterError):
+    """A tenant's credential where an administrator's is needed."""
+
+
+class KeyNotLive(RouterError):
+    """A key that was revoked, has expired or was rotated already, so this cannot be done with it."""
+
+
+class KeysDisabled(RouterError):
+    """No key can be made: the router has no pepper, or another one than the keys that there are."""
+
+
+class KeyStoreUnavailable(RouterError):
+    """Keys cannot be judged or changed, as their database cannot be read. `reason` is for the log."""
+
+    retry_after = 1.0
+
+    def __init__(self, message: str, reason: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class Refused(RouterError):

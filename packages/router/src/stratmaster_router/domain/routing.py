@@ -31,11 +31,13 @@ class Principal:
     """An authenticated caller acting for one tenant.
 
     `credential` names what it came with, for the records: `folder` (a key of the keys folder), `key:<visible id>` (a
-    self-service key), `jwt:<subject>` (a service account). Never the credential itself.
+    self-service key), `jwt:<subject>` (a service account). Never the credential itself. `expires` says when it ends
+    (RFC 3339), where that is so near that its owner should know.
     """
 
     tenant: str
     credential: str = "folder"
+    expires: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

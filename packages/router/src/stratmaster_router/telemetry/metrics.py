@@ -131,15 +131,16 @@ class AccountState(msgspec.Struct, frozen=True):
 
 
 class Gauges(msgspec.Struct):
-    """What is not counted but looked at. `breakers` has the state of each (provider, model).
+    """What is not counted but looked at. `audited` is the `seq` of the audit log's last record, 0 where there is none.
 
-    `audited` is the `seq` of the audit log's last record, 0 where there is none.
+    `breakers` has the state of each (provider, model), `key_ages` the seconds of each (tenant, id of a key).
     """
 
     in_flight: int = 0
     audited: int = 0
     accounts: list[AccountState] = []
     breakers: dict[tuple[str, str], int] = {}
+    key_ages: dict[tuple[str, str], float] = {}
 
 
 class Metrics:
@@ -232,6 +233,7 @@ class Metrics:
                 gauges.audited = max(gauges.audited, shared.gauges.audited)
                 for hop, state in shared.gauges.breakers.items():
                     gauges.breakers[hop] = max(state, gauges.breakers.get(hop, state))
+                gauges.key_ages.update(shared.gauges.key_ages)
             for numbers, worker in zip(total, shared.families, strict=True):
                 for labels, values in worker:
                     known = numbers.get(labels)
@@ -257,6 +259,12 @@ class Metrics:
         for hop, state in gauges.breakers.items():
             breakers.add_metric(hop, state)
         yield breakers
+        ages = GaugeMetricFamily(
+            "litellm_api_key_age_seconds", "Seconds since a live self-service key was made.", labels=("tenant", "key")
+        )
+        for key, age in gauges.key_ages.items():
+            ages.add_metric(key, age)
+        yield ages
         latest = {(a.tenant, a.provider, a.metric, a.window): a for a in sorted(gauges.accounts, key=lambda a: a.seen)}
         for name, text, value in _ACCOUNT_GAUGES:
             gauge = GaugeMetricFamily(name, text, labels=("tenant", "provider", "metric", "window"))
