@@ -79,8 +79,8 @@ def test_removed_records_are_missed_where_they_stood(log: tuple[bytes, list[byte
     end = data.draw(st.integers(begin + 1, len(lines) - 1))
     found, _ = check(lines[:begin] + lines[end:], key)
 
-    what = f"{end - begin} record{'s' if end - begin > 1 else ''} missing between record {begin} and this one"
-    assert found == [Finding("audit.log", begin + 1, end + 1, what)]
+    what = "1 record is" if end - begin == 1 else f"{end - begin} records are"
+    assert found == [Finding("audit.log", begin + 1, end + 1, f"follows record {begin}: {what} missing")]
 
 
 @unhurried

@@ -123,7 +123,7 @@ class Verifier:
         except msgspec.DecodeError:
             return []
         if isinstance(event, GapRecord):
-            return [self._finding(entry, f"{event.lost} records before it could not be written", broken=False)]
+            return [self._finding(entry, f"tells of {event.lost} records before it that could not be written", broken=False)]
         line = bytes(self._bytes.removesuffix(b"\n"))
         if len(self._strange) != 1 or not torn(line) or event.sha256 != sha256(line).hexdigest():
             return []  # what it tells of is not there; what is there instead is broken
@@ -149,8 +149,8 @@ class Verifier:
         unexplained = missing - (self._damaged - chain.damaged)
         chain.last, chain.damaged = link, self._damaged
         if unexplained > 0:
-            what = f"{unexplained} record{'s' if unexplained > 1 else ''} missing"
-            return [self._finding(entry, f"{what} between record {last.seq} and this one")]
+            what = "1 record is" if unexplained == 1 else f"{unexplained} records are"
+            return [self._finding(entry, f"follows record {last.seq}: {what} missing")]
         if missing == 0 and entry.prev != last.hash:
-            return [self._finding(entry, f"does not follow the record {last.seq} that stands here: one was replaced")]
+            return [self._finding(entry, f"does not follow the record {last.seq} before it: one was replaced")]
         return []

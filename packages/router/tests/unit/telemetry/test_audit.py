@@ -393,7 +393,7 @@ def test_a_cut_end_shows_after_the_next_record(file: Path) -> None:
 
     (found,) = findings(file, key=KEY)
     assert (found.line, found.seq, found.broken) == (4, 6, True)
-    assert found.text == "2 records missing between record 3 and this one"
+    assert found.text == "follows record 3: 2 records are missing"
 
 
 def test_a_full_disk_loses_nothing(file: Path) -> None:
@@ -424,7 +424,7 @@ async def test_records_past_the_most_are_counted_and_told(file: Path) -> None:
 
     (note,) = findings(file, key=KEY)
     assert (note.line, note.broken) == (50_001, False)
-    assert note.text == "3 records before it could not be written"
+    assert note.text == "tells of 3 records before it that could not be written"
     lines = file.read_bytes().splitlines()
     last = json.loads(lines[-1])
     assert (len(lines), last["event"], last["process"], last["lost"]) == (50_001, "gap", "host-1-ab", 3)
