@@ -27,8 +27,7 @@ class Settlement(Struct):
     """An obligation: made when the request begins, filled in along its way, settled when it ends.
 
     `began` is of `perf_counter`; durations are in seconds. `credential` is the principal's; `raw_docs` is why the
-    request carries raw documents; `refused_by` is the account that refused it. `prompt` is a snippet that is redacted
-    already, `prompt_fingerprint` the keyed hash of the whole.
+    request carries raw documents; `refused_by` is the account that refused it.
     """
 
     request_id: str
@@ -50,8 +49,6 @@ class Settlement(Struct):
     credential: str | None = None
     raw_docs: str | None = None
     refused_by: Account | None = None
-    prompt: str | None = None
-    prompt_fingerprint: str | None = None
 
     def bill(self, usage: Usage | None, text: Callable[[], str], least: int, *, whole: bool = True) -> None:
         """Book what the hop that answered used: `usage` as its upstream counted it, or else counted here.
@@ -218,6 +215,4 @@ def _audit_record(settlement: Settlement, seconds: float) -> RequestRecord:
         output_tokens=None if used is None else used.output,
         cost_nanousd=None if used is None or reservation is None else reservation.cost,
         estimated=reservation is not None and reservation.estimated,
-        prompt=settlement.prompt,
-        prompt_fingerprint=settlement.prompt_fingerprint,
     )

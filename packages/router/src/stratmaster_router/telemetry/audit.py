@@ -16,12 +16,10 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Protocol
 
-import msgspec
 import structlog
-from msgspec import Struct
 
 from stratmaster_router.telemetry.audit_file import BATCH, AuditFile
-from stratmaster_router.telemetry.audit_records import AdminRecord, GapRecord
+from stratmaster_router.telemetry.audit_records import AdminRecord, GapRecord, Record, encoded
 from stratmaster_router.telemetry.chain import START, Link, Seal, chained
 from stratmaster_router.telemetry.lines import write_lines
 
@@ -30,15 +28,13 @@ log = structlog.stdlib.get_logger("stratmaster_router")
 _INTERVAL = 0.2  # seconds
 _MOST_PENDING = 50_000  # records: at 1 KB each what a process can spare
 
-_encode = msgspec.json.Encoder().encode
-
 
 class Sink(Protocol):
     """Where records go: one chain that goes on with each call. Methods block. `last` is the last link written."""
 
     last: Link
 
-    def append(self, records: list[Struct]) -> None:
+    def append(self, records: list[Record]) -> None:
         """Write `records`, taking from them what has been written. Raises OSError; the rest is to be tried again."""
 
     def close(self) -> None:
@@ -57,12 +53,12 @@ class AuditStream:
         self._unwritten = bytearray()
         self._batch = 0
 
-    def append(self, records: list[Struct]) -> None:
+    def append(self, records: list[Record]) -> None:
         """As `Sink.append`. A batch that is half written is not made anew: its rest is what is tried again."""
         while records:
             if not self._unwritten:
                 batch = records[:BATCH]
-                self._next, lines = chained(self.last, map(_encode, batch), self._seal)
+                self._next, lines = chained(self.last, map(encoded, batch), self._seal)
                 self._unwritten += lines
                 self._batch = len(batch)
             write_lines(self._file, self._unwritten)
@@ -87,8 +83,8 @@ class AuditLog:
         self.lost = 0
         self._told = 0
         self._process = process
-        self._pending: list[Struct] = []
-        self._unwritten: list[Struct] = []
+        self._pending: list[Record] = []
+        self._unwritten: list[Record] = []
         self._failing = False
         self._task: asyncio.Task[None] | None = None
         self._stop = asyncio.Event()
@@ -104,7 +100,7 @@ class AuditLog:
         """The last record that this process wrote, or found when it started."""
         return None if self._sink is None else self._sink.last
 
-    def add(self, record: Struct) -> None:
+    def add(self, record: Record) -> None:
         """Add one of `audit_records`; it is written within `_INTERVAL`. Nothing of it may change any more."""
         if self._sink is None:
             return
@@ -114,7 +110,7 @@ class AuditLog:
         self._pending.append(record)
 
     def act(self, administrator: str, act: str, tenant: str, key: str) -> None:
-        """Record what an administrator did to a tenant's key: `act` is such as `created`, `key` its visible id."""
+        """Record what an administrator did to a tenant's key: `act` is such as `key.create`, `key` its visible id."""
         self.add(AdminRecord(datetime.now(UTC), administrator, act, tenant, key))
 
     def start(self) -> None:

@@ -18,10 +18,7 @@ from hashlib import sha256
 from pathlib import Path
 from secrets import token_hex
 
-import msgspec
-from msgspec import Struct
-
-from stratmaster_router.telemetry.audit_records import TornRecord
+from stratmaster_router.telemetry.audit_records import Record, TornRecord, encoded
 from stratmaster_router.telemetry.chain import START, Link, Seal, chained, read
 
 BATCH = 128
@@ -31,9 +28,7 @@ _PATIENCE = 2.0  # seconds to wait for another process that writes
 _LOOK_AGAIN = 0.002  # seconds
 _ENDS = (64 * 1024, 1024 * 1024)  # bytes of the log's end in which its last record must be
 
-_encode = msgspec.json.Encoder().encode
 _head = re.compile(rb"([0-9a-f]{16}) ([0-9]+) ([0-9a-f]{64})\n").match
-
 
 def read_head(log: Path) -> Link | None:
     """The last link of the chain as `FILE.head` beside `log` has it; None where there is none. Raises OSError."""
@@ -56,7 +51,7 @@ class AuditFile:
         with self._locked():
             self.last, _, _ = self._resume()
 
-    def append(self, records: list[Struct]) -> None:
+    def append(self, records: list[Record]) -> None:
         """Write `records`, taking from them what has been written, and have the disk keep it.
 
         Raises OSError; what is left then is to be tried again.
@@ -64,8 +59,8 @@ class AuditFile:
         with self._locked():
             self.last, torn, ended = self._resume()
             while records:
-                batch = [*torn, *records[:BATCH]]
-                link, lines = chained(self.last, map(_encode, batch), self._seal)
+                batch: list[Record] = [*torn, *records[:BATCH]]
+                link, lines = chained(self.last, map(encoded, batch), self._seal)
                 self._write(lines if ended else b"\n" + lines)
                 del records[:BATCH]
                 self.last, torn, ended = link, [], True
@@ -99,13 +94,13 @@ class AuditFile:
         finally:
             fcntl.flock(self._head.file, fcntl.LOCK_UN)
 
-    def _resume(self) -> tuple[Link, list[Struct], bool]:
+    def _resume(self) -> tuple[Link, list[Record], bool]:
         """Where the chain goes on; a record of what is torn, if anything is; whether the log's last line is ended."""
         tail, rest, ended = self._tail()
         link = _link(os.pread(self._head.file, 200, 0))
         if tail is not None and (link is None or (tail.chain == link.chain and tail.seq > link.seq)):
             link = tail
-        torn: list[Struct] = []
+        torn: list[Record] = []
         if rest:
             junk = rest.removesuffix(b"\n")
             torn.append(TornRecord(datetime.now(UTC), len(junk), sha256(junk).hexdigest()))

@@ -3,20 +3,23 @@
 They hold names from the policy, numbers and verdicts; of content no more than a snippet that is redacted already.
 """
 
+from collections.abc import Callable
 from datetime import datetime
 
+import msgspec
 from msgspec import Struct
 
 from stratmaster_router.domain.routing import Considered, Refusal
 
 
-class RequestRecord(Struct, frozen=True, gc=False, tag_field="event", tag="request", omit_defaults=True):
+class RequestRecord(Struct, gc=False, tag_field="event", tag="request", omit_defaults=True):
     """One request. `time` is when it ended, `ms` how long it took; `status` is 499 where its client went away first.
 
     `credential` is what it came with (`Principal.credential`). `task` or `model_asked` is what was asked for, where the
     policy knows it. `trace` is the decision's, `attempts` are the calls that were made or kept from being made.
     `raw_docs` says why the request carries raw documents, `limit` which account refused it. Tokens and cost are those
     of the ledger: `cost_nanousd` is absent where a price is not known, and all are where no upstream was called.
+    `prompt` is a redacted snippet, `prompt_fingerprint` a keyed hash of the whole.
     """
 
     time: datetime
@@ -48,6 +51,10 @@ class RequestRecord(Struct, frozen=True, gc=False, tag_field="event", tag="reque
     prompt_fingerprint: str | None = None
 
 
+LateRecord = Callable[[], RequestRecord]
+"""Gives a record when it is written; called once or more, in the thread, and never raises."""
+
+
 class PolicyRecord(Struct, frozen=True, gc=False, tag_field="event", tag="policy", omit_defaults=True):
     """A policy that one process has in force from `time` on (`act` is `loaded` or `changed`), or that it `refused`.
 
@@ -65,7 +72,7 @@ class PolicyRecord(Struct, frozen=True, gc=False, tag_field="event", tag="policy
 
 
 class AdminRecord(Struct, frozen=True, gc=False, tag_field="event", tag="admin", omit_defaults=True):
-    """What an administrator did to a key: `act` is such as `created`; `key` is its visible id, never the key."""
+    """What an administrator did to a key: `act` is such as `key.create`; `key` is its visible id, never the key."""
 
     time: datetime
     administrator: str
@@ -83,11 +90,21 @@ class GapRecord(Struct, frozen=True, gc=False, tag_field="event", tag="gap"):
 
 
 class TornRecord(Struct, frozen=True, gc=False, tag_field="event", tag="torn"):
-    """Before this one stand `bytes` bytes that are no record: one that a process was killed in the middle of.
+    """Before this one stand `size` bytes that are no record: one that a process was killed in the middle of.
 
     `sha256` is theirs, without the end of their last line.
     """
 
     time: datetime
-    bytes: int
+    size: int
     sha256: str
+
+
+Record = Struct | LateRecord
+
+_encode = msgspec.json.Encoder().encode
+
+
+def encoded(record: Record) -> bytes:
+    """A record as JSON."""
+    return _encode(record if isinstance(record, Struct) else record())

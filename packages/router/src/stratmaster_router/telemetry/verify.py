@@ -127,7 +127,7 @@ class Verifier:
         line = bytes(self._bytes.removesuffix(b"\n"))
         if len(self._strange) != 1 or not torn(line) or event.sha256 != sha256(line).hexdigest():
             return []  # what it tells of is not there; what is there instead is broken
-        text = f"tells of the {event.bytes} bytes before it, which a process was killed in the middle of"
+        text = f"tells of the {event.size} bytes before it, which a process was killed in the middle of"
         self._strange, self._bytes = [], bytearray()
         return [self._finding(entry, text, broken=False)]
 

@@ -5,11 +5,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from msgspec import Struct
 from stratmaster_router.cli.main import app
 from stratmaster_router.settings import Settings
 from stratmaster_router.telemetry.audit_file import AuditFile
-from stratmaster_router.telemetry.audit_records import AdminRecord, GapRecord
+from stratmaster_router.telemetry.audit_records import AdminRecord, GapRecord, Record
 from stratmaster_router.telemetry.chain import Seal
 from typer.testing import CliRunner
 
@@ -26,7 +25,7 @@ def run(*words: object, pepper: str = PEPPER) -> tuple[int, list[str], list[str]
 
 def append(file: Path, count: int, key: bytes = KEY) -> None:
     """Let a router that starts anew write `count` records."""
-    records: list[Struct] = [AdminRecord(TIME, "root", "key.create", "acme", str(number)) for number in range(count)]
+    records: list[Record] = [AdminRecord(TIME, "root", "key.create", "acme", str(number)) for number in range(count)]
     written = AuditFile(file, Seal(key))
     written.append(records)
     written.close()
@@ -158,7 +157,7 @@ def test_what_nobody_did_is_a_note(log: Path) -> None:
     with log.open("ab") as file:
         file.write(b'{"chain":"0123')
     written = AuditFile(log, Seal(KEY))
-    gap: list[Struct] = [GapRecord(TIME, "p", 3)]
+    gap: list[Record] = [GapRecord(TIME, "p", 3)]
     written.append(gap)
     written.close()
 

@@ -15,12 +15,11 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-import msgspec
 import pytest
 from stratmaster_router.domain.routing import Considered, Refusal
 from stratmaster_router.telemetry.audit import AuditLog
 from stratmaster_router.telemetry.audit_file import AuditFile
-from stratmaster_router.telemetry.audit_records import AdminRecord, PolicyRecord, RequestRecord
+from stratmaster_router.telemetry.audit_records import AdminRecord, PolicyRecord, Record, RequestRecord
 from stratmaster_router.telemetry.chain import Seal, read
 from stratmaster_router.upstream.attempts import Attempt
 from structlog.testing import capture_logs
@@ -122,7 +121,7 @@ POLICY_MEMBERS: dict[str, Any] = {
 }
 
 
-def numbered(count: int, first: int = 0) -> list[msgspec.Struct]:
+def numbered(count: int, first: int = 0) -> list[Record]:
     """`count` records that can be told apart by their `key`."""
     return [AdminRecord(TIME, "who", "created", "acme", str(number)) for number in range(first, first + count)]
 
@@ -346,7 +345,7 @@ def test_a_torn_line_is_told_of_by_the_next_record(file: Path, cut: int) -> None
     lines = file.read_bytes().splitlines()
     assert lines[2] == torn
     marked = json.loads(lines[3])
-    assert (marked["event"], marked["bytes"]) == ("torn", len(torn))
+    assert (marked["event"], marked["size"]) == ("torn", len(torn))
     assert marked["sha256"] == hashlib.sha256(torn).hexdigest()
     assert [json.loads(line)["key"] for line in (*lines[:2], *lines[4:])] == ["0", "1", "2", "3"]
 
