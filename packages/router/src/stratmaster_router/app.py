@@ -351,7 +351,10 @@ async def _render(request: Request, error: Exception) -> Response:
     known = _translate(error)
     headers = {name.decode(): value.decode() for name, value in error_headers(known)}
     if isinstance(error, HTTPException) and error.headers and "Allow" in error.headers:
-        headers["allow"] = error.headers["Allow"]
+        # A route knows its own methods only, and a path may have several routes.
+        path = getattr(request.scope.get("route"), "path", "")
+        described = request.app.openapi()["paths"].get(path)
+        headers["allow"] = ", ".join(described).upper() if described else error.headers["Allow"]
     state = request.scope["state"]
     body = error_body(known, state["request_id"])
     settlement: Settlement | None = state.get("settlement")

@@ -7,12 +7,16 @@ import pytest
 from pydantic import SecretStr, ValidationError
 from stratmaster_router.settings import Settings, SettingsInvalid
 
+PEPPER = "0123456789abcdef" * 2
 DEFAULTS: dict[str, Any] = {
     "policy": Path("configs/router/models-policy.yaml"),
     "host": "127.0.0.1",
     "port": 8086,
     "workers": 1,
     "keys_dir": None,
+    "admin_keys_dir": None,
+    "key_pepper": None,
+    "key_pepper_file": None,
     "database_url": "sqlite:///router.db",
     "ledger_retention_days": 0,
     "log_level": "info",
@@ -34,6 +38,9 @@ GIVEN: dict[str, tuple[str, Any]] = {
     "port": ("0", 0),
     "workers": ("4", 4),
     "keys_dir": ("/var/run/secrets/keys", Path("/var/run/secrets/keys")),
+    "admin_keys_dir": ("/var/run/secrets/administrators", Path("/var/run/secrets/administrators")),
+    "key_pepper": ("pepper", SecretStr("pepper")),
+    "key_pepper_file": ("/var/run/secrets/pepper", Path("/var/run/secrets/pepper")),
     "database_url": ("postgresql://db/router", "postgresql://db/router"),
     "ledger_retention_days": ("90", 90),
     "log_level": ("debug", "debug"),
@@ -165,3 +172,39 @@ def test_settings_cannot_change() -> None:
 
     with pytest.raises(ValidationError):
         settings.port = 1
+
+
+def test_pepper_comes_from_a_variable_or_a_file(tmp_path: Path) -> None:
+    """Blanks and line ends around it do not count, so that both ways give the same."""
+    (tmp_path / "pepper").write_text(f"{PEPPER}\n")
+
+    assert Settings.from_environ({}).pepper() is None
+    assert Settings.from_environ({"ROUTER_KEY_PEPPER": f" {PEPPER} "}).pepper() == PEPPER.encode()
+    assert Settings.from_environ({"ROUTER_KEY_PEPPER_FILE": f"{tmp_path}/pepper"}).pepper() == PEPPER.encode()
+
+
+def test_pepper_that_cannot_be_used_is_told_without_it(tmp_path: Path) -> None:
+    """With the variable and what would be right."""
+    (tmp_path / "short").write_text("short-secret\n")
+    wrong = [
+        (
+            {"ROUTER_KEY_PEPPER": PEPPER, "ROUTER_KEY_PEPPER_FILE": "/x"},
+            "ROUTER_KEY_PEPPER and ROUTER_KEY_PEPPER_FILE: set one of them, not both",
+        ),
+        (
+            {"ROUTER_KEY_PEPPER": "short-secret"},
+            "ROUTER_KEY_PEPPER: a pepper has at least 32 bytes; `openssl rand -hex 32` makes one",
+        ),
+        (
+            {"ROUTER_KEY_PEPPER_FILE": f"{tmp_path}/short"},
+            "ROUTER_KEY_PEPPER_FILE: a pepper has at least 32 bytes; `openssl rand -hex 32` makes one",
+        ),
+        (
+            {"ROUTER_KEY_PEPPER_FILE": f"{tmp_path}/missing"},
+            f"ROUTER_KEY_PEPPER_FILE: {tmp_path}/missing cannot be read: No such file or directory",
+        ),
+    ]
+    for environ, message in wrong:
+        with pytest.raises(SettingsInvalid) as raised:
+            Settings.from_environ(environ).pepper()
+        assert str(raised.value) == message

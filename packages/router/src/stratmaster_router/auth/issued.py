@@ -14,7 +14,7 @@ import structlog
 from msgspec import Struct
 
 from stratmaster_router.auth.credentials import ID, LENGTH, Pepper, visible_id
-from stratmaster_router.auth.store import DAY, KeyStore, StoredKey
+from stratmaster_router.auth.store import DAY, KeySource, StoredKey
 from stratmaster_router.domain.errors import ExpiredApiKey, KeyStoreUnavailable
 from stratmaster_router.domain.routing import Principal
 
@@ -112,7 +112,7 @@ def _entry(key: StoredKey) -> _Entry:
 class IssuedKeys:
     """Follows the database. `ring` is the current set of keys; without a pepper it stays empty."""
 
-    def __init__(self, store: KeyStore, pepper: Pepper | None, now: Callable[[], int]) -> None:
+    def __init__(self, store: KeySource, pepper: Pepper | None, now: Callable[[], int]) -> None:
         """`now` gives the database's time in microseconds, as far as it is known here."""
         self._store = store
         self._pepper = pepper

@@ -71,8 +71,8 @@ class StoredKeys(Struct, frozen=True):
     keys: tuple[StoredKey, ...]
 
 
-class KeyStore(Protocol):
-    """The truth of all self-service keys. Each method raises `KeyStoreUnavailable`; `tenant` None means any."""
+class KeySource(Protocol):
+    """What a router reads of the keys, and writes. Each method raises `KeyStoreUnavailable`."""
 
     async def load(self, seen: int | None) -> StoredKeys | None:
         """The keys; None where the version is the one that was `seen`."""
@@ -81,6 +81,10 @@ class KeyStore(Protocol):
     async def note_uses(self, uses: Mapping[str, int]) -> None:
         """Keep when keys were last used, by their ids."""
         ...
+
+
+class KeyStore(Protocol):
+    """What administrators do with keys. Each method raises `KeyStoreUnavailable`; `tenant` None means any."""
 
     async def all(self, tenant: str | None) -> list[ApiKey]:
         """Every key there ever was, in the order of tenants and of time."""

@@ -1,6 +1,6 @@
-"""Self-service keys in the database: `auth.store.KeyStore` over SQLAlchemy. A key itself is never stored, only a hash.
+"""Self-service keys in the database: `auth.store.KeySource` and `KeyStore` over SQLAlchemy.
 
-Changes of keys exclude each other by the one row of `key_state`; only last uses are written beside that.
+Of a key only a hash is stored. Changes of keys exclude each other by the one row of `key_state`; only last uses are written beside that.
 """
 
 import secrets

@@ -119,6 +119,7 @@ def test_each_metric_has_its_type() -> None:
         "litellm_upstream_latency_seconds": "histogram",
         "litellm_time_to_first_token_seconds": "histogram",
         "litellm_breaker_state": "gauge",
+        "litellm_api_key_age_seconds": "gauge",
         "litellm_requests_in_flight": "gauge",
         "litellm_account_limit": "gauge",
         "litellm_account_remaining": "gauge",
