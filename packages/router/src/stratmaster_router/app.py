@@ -126,9 +126,7 @@ class Router:
         return authenticate(self._keys.ring, self._issued.ring, authorization, tenant)
 
     def _judge_administrator(self, authorization: bytes | None) -> Administrator:
-        return authenticate_administrator(
-            self._administrators.ring, self._keys.ring, self._issued.ring, authorization
-        )
+        return authenticate_administrator(self._administrators.ring, self._keys.ring, self._issued.ring, authorization)
 
     def _fastapi(self, endpoints: dict[str, OpenAIEndpoint]) -> FastAPI:
         app = FastAPI(
@@ -288,7 +286,9 @@ class Router:
                 log.warning("policy warning", warning=warning)
         elif isinstance(result, Failed):
             self._metrics.reload_failures.child()[0] += 1
-            self._audit_policy("refused", problems=tuple([f"line {each.line}: {each.path}" for each in result.problems]))
+            self._audit_policy(
+                "refused", problems=tuple([f"line {each.line}: {each.path}" for each in result.problems])
+            )
             log.error(
                 "policy change refused; the last good policy stays in force",
                 policy=self._policy.snapshot.hash,

@@ -314,7 +314,7 @@ def test_what_administrators_do_is_recorded(mock: Mock, tmp_path: Path) -> None:
     """By whom, to which key; never the key. With a pepper the chain has a key, which is made from it."""
     (tmp_path / "admins").mkdir()
     (tmp_path / "admins" / "root").write_text(ADMIN_KEY)
-    settings = {"admin_keys_dir": tmp_path / "admins", "key_pepper": PEPPER, "audit_log": str(tmp_path / "audit.log")}
+    settings: dict[str, Any] = {"admin_keys_dir": tmp_path / "admins", "key_pepper": PEPPER, "audit_log": str(tmp_path / "audit.log")}
     with running_router(tmp_path, policy(mock, tmp_path), **settings) as router:
         keys = "/admin/v1/tenants/acme/keys"
 

@@ -126,9 +126,10 @@ def test_a_wrong_audit_log_is_told_at_the_start(workers: int, policy: str, tmp_p
 
 def test_standard_output_has_both_logs(policy: str, tmp_path: Path) -> None:
     """Each line whole; the check passes over the access log's."""
-    with serving(
-        tmp_path, policy, workers=2, environ={**environ("stdout"), "ROUTER_ACCESS_LOG": "stdout"}
-    ) as served, served.lines(2) as found:
+    with (
+        serving(tmp_path, policy, workers=2, environ={**environ("stdout"), "ROUTER_ACCESS_LOG": "stdout"}) as served,
+        served.lines(2) as found,
+    ):
         answers = [answer for lines in found.values() for answer in asked(lines)]
         assert served.terminate() == 0
         (tmp_path / "both.log").write_text(served.stdout())

@@ -65,7 +65,7 @@ def test_any_changed_byte_is_found_in_its_line(log: tuple[bytes, list[bytes]], d
 
 
 def _lines(text: bytes) -> list[bytes]:
-    """As a file gives them: what ends a line is `\\n` and nothing else."""
+    """As a file gives them: LF ends a line, and nothing else does."""
     *whole, rest = text.split(b"\n")
     return [line + b"\n" for line in whole] + ([rest] if rest else [])
 

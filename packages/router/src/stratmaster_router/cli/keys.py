@@ -175,7 +175,9 @@ def _act(act: str, work: Callable[[ApiKeyStore], Awaitable[K]], *, making: bool 
     audit = _audit_log(read_settings(os.environ))
     done = _do(work, making=making)
     key = done.record if isinstance(done, NewKey) else done
-    audit.act(f"command line: {_user()}", act, key.tenant, key.rotated_from or key.id if act == "key.rotate" else key.id)
+    audit.act(
+        f"command line: {_user()}", act, key.tenant, key.rotated_from or key.id if act == "key.rotate" else key.id
+    )
     asyncio.run(audit.close())
     if audit.lost:
         print("This is done, but it could not be written to the audit log.", file=sys.stderr)

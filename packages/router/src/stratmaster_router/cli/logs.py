@@ -47,7 +47,9 @@ def verify(
         # Before the files: a router that runs goes on writing.
         head = read_head(files[-1])
         if head is not None:
-            wanted.setdefault(head.hash, f"record {head.seq} of chain {head.chain.decode()}, which {files[-1]}.head names")
+            wanted.setdefault(
+                head.hash, f"record {head.seq} of chain {head.chain.decode()}, which {files[-1]}.head names"
+            )
         verifier = Verifier(seal, set(wanted))
         broken = sum([_tell(finding) for finding in _verified(verifier, files)])
     except OSError as error:
@@ -57,9 +59,8 @@ def verify(
         typer.echo(f"{files[-1]}: {what}, is in none of these files: records are missing at their end", err=True)
     for name, chain in verifier.chains.items():
         after = "" if chain.first == 1 else f"; what came before record {chain.first} is not in these files"
-        typer.echo(
-            f"chain {name.decode()}: records {chain.first} to {chain.last.seq}, the last {chain.last.hash.decode()}{after}"
-        )
+        last = chain.last
+        typer.echo(f"chain {name.decode()}: records {chain.first} to {last.seq}, the last {last.hash.decode()}{after}")
     if broken and not verifier.intact:
         typer.echo("no record is right: was the log written with another ROUTER_KEY_PEPPER, or without one?", err=True)
     if not verifier.chains and not broken:

@@ -30,5 +30,5 @@ def _differences(kind: str, former: Mapping[str, BaseModel], present: Mapping[st
             yield f"{kind} {name} removed"
         elif name not in former:
             yield f"{kind} {name} added"
-        elif former[name].model_dump_json() != present[name].model_dump_json():  # order counts, as in the plan
+        elif repr(former[name]) != repr(present[name]):  # a mapping's order counts, as in the plan
             yield f"{kind} {name} changed"

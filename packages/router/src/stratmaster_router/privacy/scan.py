@@ -1,7 +1,7 @@
-"""Looking for personal data in lines of a log: where it stands, never what. Pure.
+r"""Looking for personal data in lines of a log: where it stands, never what. Pure.
 
 A line that is a JSON object is searched value by value, as its reader sees them: with escapes resolved, so that a
-number behind `\\n` or an address with `\\u0040` is found. Any other line is searched as text.
+number behind `\n` or an address with `\u0040` is found. Any other line is searched as text.
 """
 
 import json

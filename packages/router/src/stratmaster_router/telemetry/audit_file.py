@@ -30,6 +30,7 @@ _ENDS = (64 * 1024, 1024 * 1024)  # bytes of the log's end in which its last rec
 
 _head = re.compile(rb"([0-9a-f]{16}) ([0-9]+) ([0-9a-f]{64})\n").match
 
+
 def read_head(log: Path) -> Link | None:
     """The last link of the chain as `FILE.head` beside `log` has it; None where there is none. Raises OSError."""
     head = _head_of(log)

@@ -106,9 +106,9 @@ class Verifier:
 
     def _record(self, line: bytes, entry: Entry) -> list[Finding]:
         if not self._seal.holds(line):
-            found = [*self._told(), self._finding(entry, "was altered: its hash is not that of its content")]
+            altered = self._finding(entry, "was altered: its hash is not that of its content")
             self._damaged += 1
-            return found
+            return [*self._told(), altered]
         self.intact += 1
         self.wanted.discard(entry.link.hash)
         found: list[Finding] = []
@@ -123,7 +123,9 @@ class Verifier:
         except msgspec.DecodeError:
             return []
         if isinstance(event, GapRecord):
-            return [self._finding(entry, f"tells of {event.lost} records before it that could not be written", broken=False)]
+            return [
+                self._finding(entry, f"tells of {event.lost} records before it that could not be written", broken=False)
+            ]
         line = bytes(self._bytes.removesuffix(b"\n"))
         if len(self._strange) != 1 or not torn(line) or event.sha256 != sha256(line).hexdigest():
             return []  # what it tells of is not there; what is there instead is broken

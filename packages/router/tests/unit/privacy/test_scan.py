@@ -27,7 +27,7 @@ def found(line: str) -> list[Place]:
         (f"from {EMAIL} to you", [Place(6, "", "email")]),
         (f"{{not json {EMAIL}", [Place(11, "", "email")]),
         (f'{{"a":"{EMAIL}"}}', [Place(7, "a", "email")]),
-        (f'{{"a":{{"b":[1,{{"c":"x {EMAIL}"}}]}}}}', [Place(23, "a.b[1].c", "email")]),
+        (f'{{"a":{{"b":[1,{{"c":"x {EMAIL}"}}]}}}}', [Place(22, "a.b[1].c", "email")]),
         ('{"a":4111111111111111}', [Place(6, "a", "card")]),
         (f'  {{ "a" : [ "{CARD}" , "{EMAIL}" ] }}', [Place(14, "a[0]", "card"), Place(38, "a[1]", "email")]),
         ('{"a":"jo\\u002edoe\\u0040example.com"}', [Place(7, "a", "email")]),
@@ -36,7 +36,7 @@ def found(line: str) -> list[Place]:
         (f'{{"{EMAIL}":"{EMAIL}"}}', [Place(3, "<a name>", "email"), Place(24, "<a name>", "email")]),
         (f'{{"some thing":"{EMAIL}"}}', [Place(16, "<a name>", "email")]),
         (f'["{EMAIL}"]', [Place(3, "", "email")]),
-        (f'{{"":["",{{}},[],"{EMAIL}"]}}', [Place(18, "<a name>[3]", "email")]),
+        (f'{{"":["",{{}},[],"{EMAIL}"]}}', [Place(16, "<a name>[3]", "email")]),
     ],
 )
 def test_place_is_that_of_the_line_as_it_is_written(line: str, expected: list[Place]) -> None:

@@ -9,7 +9,11 @@ from stratmaster_router.telemetry.chain import START, Link, Seal, chained, read
 
 KEY = bytes(range(32))
 CHAIN = b"0123456789abcdef"
-RECORDS = [b'{"event":"first"}', b'{"event":"second","text":"a \\"quoted\\" text"}', '{"event":"dritter","ü":1}'.encode()]
+RECORDS = [
+    b'{"event":"first"}',
+    b'{"event":"second","text":"a \\"quoted\\" text"}',
+    '{"event":"dritter","ü":1}'.encode(),
+]
 
 
 @pytest.mark.parametrize("key", [b"", b"k", KEY, bytes(64)], ids=["no key", "short", "32 bytes", "64 bytes"])
