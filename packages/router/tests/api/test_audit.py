@@ -268,7 +268,6 @@ def test_a_client_that_goes_away_has_its_record(mock: Mock, tmp_path: Path) -> N
         "trace": [kept("first", "gpt-4.1@fault=stall-before-headers", "default of the task")],
         "attempts": [attempt("first", "gpt-4.1@fault=stall-before-headers", None, "client_disconnected")],
         "cached_input_tokens": 0,
-        "cost_nanousd": record.get("cost_nanousd"),
         "estimated": True,
     }
 
@@ -322,7 +321,7 @@ def test_what_administrators_do_is_recorded(mock: Mock, tmp_path: Path) -> None:
             return call(router, method, path, headers={"Authorization": f"Bearer {ADMIN_KEY}"})
 
         made = act("POST", keys).json()
-        chat(router, headers=identified(made["key"]))
+        eventually(lambda: chat(router, headers=identified(made["key"])).status, lambda seen: seen == 200)
         rotated = act("POST", f"{keys}/{made['id']}/rotate").json()
         revoked = act("DELETE", f"{keys}/{made['id']}")
         refused = call(router, "DELETE", f"{keys}/{made['id']}", headers=identified())
@@ -343,7 +342,7 @@ def test_what_administrators_do_is_recorded(mock: Mock, tmp_path: Path) -> None:
     shown = [
         (record["method"], record["status"], record.get("tenant"), record.get("credential"))
         for record in found
-        if record["event"] == "request"
+        if record["event"] == "request" and record["status"] != 401  # until the key is known
     ]
     assert shown == [
         ("POST", 201, "acme", "administrator:root"),

@@ -190,7 +190,7 @@ def _audit_log(settings: Settings) -> AuditLog:
         print("This is not in the audit log: ROUTER_AUDIT_LOG is a router's standard output.", file=sys.stderr)
         target = None
     try:
-        return AuditLog(target, settings.audit_key(), "command line")
+        return AuditLog(target, b"" if target is None else settings.audit_key(), "command line")
     except SettingsInvalid as error:
         stop(str(error))
     except OSError as error:
