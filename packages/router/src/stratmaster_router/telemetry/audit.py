@@ -70,7 +70,7 @@ class AuditStream:
 
 
 class AuditLog:
-    """Writes to `target`: `stdout`, a file's path, or None for nowhere.
+    """Writes to `target`: `stdout`, a file's path, or None for nowhere; `enabled` says whether records go anywhere.
 
     `lost` counts the records that were given up: past `_MOST_PENDING` of them, or unwritten at the end.
     """
@@ -89,11 +89,7 @@ class AuditLog:
         self._task: asyncio.Task[None] | None = None
         self._stop = asyncio.Event()
         self._sink = None if target is None else _sink(target, Seal(key))
-
-    @property
-    def enabled(self) -> bool:
-        """Whether records go anywhere."""
-        return self._sink is not None
+        self.enabled = self._sink is not None
 
     @property
     def last(self) -> Link | None:
