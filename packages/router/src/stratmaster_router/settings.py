@@ -75,7 +75,9 @@ class Settings(BaseModel):
         else:
             return None
         if len(pepper) < _LEAST_PEPPER:
-            raise SettingsInvalid(f"{name}: a pepper has at least {_LEAST_PEPPER} bytes; `openssl rand -hex 32` makes one")
+            raise SettingsInvalid(
+                f"{name}: a pepper has at least {_LEAST_PEPPER} bytes; `openssl rand -hex 32` makes one"
+            )
         return pepper
 
     def audit_key(self) -> bytes:

@@ -1,6 +1,4 @@
-"""Self-service keys at work: made in one router, known in all, expired, rotated, revoked, and never the worse for an
-outage of their database.
-"""
+"""Self-service keys at work: made in one router, known in all; expired, rotated, revoked; their database gone."""
 
 import time
 from collections.abc import Iterator
@@ -143,9 +141,7 @@ def test_openai_client_works_with_a_self_service_key(router: RunningRouter) -> N
     becomes(router, key["key"], None)
 
     def client(text: str) -> OpenAI:
-        return OpenAI(
-            base_url=f"{router.url}/v1", api_key=text, default_headers={"X-Tenant-ID": "acme"}, max_retries=0
-        )
+        return OpenAI(base_url=f"{router.url}/v1", api_key=text, default_headers={"X-Tenant-ID": "acme"}, max_retries=0)
 
     with client(key["key"]) as good:
         answer = good.chat.completions.create(model="reasoning", messages=[{"role": "user", "content": "hello"}])

@@ -153,9 +153,7 @@ async def test_rotated_key_lives_for_its_grace(store: ApiKeyStore, clock: Clock)
     made = await store.rotate(old.id, "acme", DAY, 30 * DAY)
 
     new = made.record
-    assert new == ApiKey(
-        new.id, "acme", "batch", KeyState.LIVE, clock.now, clock.now + 30 * DAY, None, old.id, None
-    )
+    assert new == ApiKey(new.id, "acme", "batch", KeyState.LIVE, clock.now, clock.now + 30 * DAY, None, old.id, None)
     assert visible_id(made.text.value.encode()) == new.id != old.id
     assert await store.all(None) == [replace(old, expires_at=clock.now + DAY), new]
     clock.now += DAY
@@ -248,9 +246,7 @@ async def test_without_a_pepper_no_key_is_made(opened: Database, store: ApiKeySt
     assert (await bare.revoke(key.id, None)).state is KeyState.REVOKED
 
 
-async def test_another_pepper_makes_no_key_while_one_lives(
-    opened: Database, store: ApiKeyStore, clock: Clock
-) -> None:
+async def test_another_pepper_makes_no_key_while_one_lives(opened: Database, store: ApiKeyStore, clock: Clock) -> None:
     """It would divide the routers into those that know a key and those that do not. With no key left it is taken."""
     key = (await store.create("acme", DAY, "")).record
     other = other_pepper(opened, clock)

@@ -1,6 +1,4 @@
-"""Self-service keys from the command line to a request, in real processes; and that a key is nowhere but in its
-owner's hand.
-"""
+"""Self-service keys from the command line to a request, in real processes; they stay in their owner's hand only."""
 
 from pathlib import Path
 
@@ -35,9 +33,7 @@ def asked(lines: dict[str, list[Line]], key: str) -> set[int]:
 def run(served: Served, folder: Path, *words: str) -> tuple[str, str]:
     """`stratmaster-router keys …` beside the router; what it printed."""
     database = f"sqlite:///{folder}/router.db"
-    ended = finished(
-        [COMMAND, "keys", *words], folder, {"ROUTER_DATABASE_URL": database, "ROUTER_KEY_PEPPER": PEPPER}
-    )
+    ended = finished([COMMAND, "keys", *words], folder, {"ROUTER_DATABASE_URL": database, "ROUTER_KEY_PEPPER": PEPPER})
     assert ended.returncode == 0, ended.stderr
     assert served.running()
     return ended.stdout, ended.stderr

@@ -1,5 +1,6 @@
 """Self-service keys in tests: a store in memory, and routers whose administrator makes keys by the admin API."""
 
+import asyncio
 import contextlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -43,9 +44,7 @@ def running_with_keys(folder: Path, policy: str, **settings: Any) -> Iterator[Ru
         yield router
 
 
-def administer(
-    router: RunningRouter, method: str, path: str = "", body: Any = None, *, tenant: str = "acme"
-) -> Answer:
+def administer(router: RunningRouter, method: str, path: str = "", body: Any = None, *, tenant: str = "acme") -> Answer:
     """One call of the admin API by its administrator; `path` is below the tenant's keys."""
     return call(router, method, f"/admin/v1/tenants/{tenant}/keys{path}", body, ADMIN)
 
@@ -69,6 +68,8 @@ class MemoryKeys:
         self.uses: list[dict[str, int]] = []
         self.down = False
         self.reads = 0
+        self.read = asyncio.Event()
+        self.written = asyncio.Event()
 
     def add(self, tenant: str, created_at: int, lifetime: int = 90 * DAY) -> tuple[str, bytes]:
         """A new key: its id and its text."""
@@ -90,6 +91,7 @@ class MemoryKeys:
         if seen == self.version:
             return None
         self.reads += 1
+        self.read.set()
         return StoredKeys(self.version, self.check, tuple(self.keys))
 
     async def note_uses(self, uses: Mapping[str, int]) -> None:
@@ -97,3 +99,4 @@ class MemoryKeys:
         if self.down:
             raise KeyStoreUnavailable("No.", "it is down")
         self.uses.append(dict(uses))
+        self.written.set()

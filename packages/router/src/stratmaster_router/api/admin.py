@@ -159,7 +159,9 @@ def admin_routes(store: KeyStore, tenants: Callable[[], Container[str]], act: Ac
         return Key.model_validate(_shown(changed))
 
     @router.delete("/{key_id}", summary="Revoke a key, for good")
-    async def revoke_key(tenant: str, key_id: Annotated[str, visible], who: Annotated[Administrator, permission]) -> Key:
+    async def revoke_key(
+        tenant: str, key_id: Annotated[str, visible], who: Annotated[Administrator, permission]
+    ) -> Key:
         revoked = await store.revoke(key_id, tenant)
         act(who, "key.revoke", tenant, key_id)
         return Key.model_validate(_shown(revoked))

@@ -30,8 +30,13 @@ _shape = re.compile(rb"smr_[0-9a-z]{12}_[0-9A-Za-z]{49}").fullmatch
 def new_key() -> tuple[str, str]:
     """A key that nobody has: its id, and its whole text."""
     key_id = "".join([secrets.choice(_ID_ALPHABET) for _ in range(12)])
-    head = f"smr_{key_id}_{_written(secrets.randbits(256), _SECRET)}"
-    return key_id, head + _checksum(head.encode())
+    return key_id, whole_key(key_id, secrets.randbits(256))
+
+
+def whole_key(key_id: str, secret: int) -> str:
+    """The text of the key with this id and these 256 bits."""
+    head = f"smr_{key_id}_{_written(secret, _SECRET)}"
+    return head + _checksum(head.encode())
 
 
 def visible_id(key: bytes) -> str | None:

@@ -91,9 +91,7 @@ class IssuedRing:
     def ages(self) -> dict[tuple[str, str], float]:
         """How old each key is that opens something, in seconds, by tenant and id."""
         now = self._now()
-        return {
-            (key.tenant, key.id): (now - key.created_at) / 1_000_000 for key in self._keys if now < key.expires_at
-        }
+        return {(key.tenant, key.id): (now - key.created_at) / 1_000_000 for key in self._keys if now < key.expires_at}
 
 
 def _entry(key: StoredKey) -> _Entry:

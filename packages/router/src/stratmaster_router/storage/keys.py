@@ -1,6 +1,7 @@
 """Self-service keys in the database: `auth.store.KeySource` and `KeyStore` over SQLAlchemy.
 
-Of a key only a hash is stored. Changes of keys exclude each other by the one row of `key_state`; only last uses are written beside that.
+Of a key only a hash is stored. Changes of keys exclude each other by the one row of `key_state`; only last uses are
+written beside that.
 """
 
 import secrets
@@ -135,9 +136,7 @@ class ApiKeyStore:
             now, _ = self._begin(connection)
             if self._find(connection, key_id, tenant).state is KeyState.REVOKED:
                 raise KeyNotLive(f"The key {key_id} is revoked, which is for good. Create another.")
-            connection.execute(
-                _set_expiry, {"of_id": key_id, "to_expire": now + after if at is None else max(now, at)}
-            )
+            connection.execute(_set_expiry, {"of_id": key_id, "to_expire": now + after if at is None else max(now, at)})
             return self._find(connection, key_id, tenant)
 
         return await self._run(work)

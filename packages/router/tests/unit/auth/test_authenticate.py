@@ -102,9 +102,7 @@ def test_bad_credential_is_refused_whatever_the_tenant_header_says(
         (b"\xff", MISMATCH),
     ],
 )
-def test_good_key_needs_its_own_tenant(
-    tenant: bytes | None, refusal: tuple[type[RouterError], str], key: str
-) -> None:
+def test_good_key_needs_its_own_tenant(tenant: bytes | None, refusal: tuple[type[RouterError], str], key: str) -> None:
     """After the key its tenant is asked for, and must be the key's own, to the letter."""
     with pytest.raises(RouterError) as raised:
         authenticate(RING, ISSUED, f"Bearer {key}".encode(), tenant)

@@ -8,11 +8,12 @@ import string
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from stratmaster_router.auth.credentials import ID, LENGTH, Pepper, mistyped, new_key, visible_id
+from stratmaster_router.auth.credentials import ID, LENGTH, Pepper, mistyped, new_key, visible_id, whole_key
 from support.servers import REPOSITORY
 
 CHARACTERS = string.ascii_letters + string.digits + "_-. "
-KEYS = st.builds(new_key)
+IDS = st.text(string.digits + string.ascii_lowercase, min_size=12, max_size=12)
+KEYS = st.builds(lambda key_id, secret: (key_id, whole_key(key_id, secret)), IDS, st.integers(0, 2**256 - 1))
 
 
 def documented() -> re.Pattern[str]:
@@ -38,9 +39,9 @@ def test_no_two_keys_are_alike() -> None:
     """Not in their ids, and not in their secrets."""
     made = [new_key() for _ in range(1_000)]
 
+    assert all(visible_id(text.encode()) == key_id for key_id, text in made)
     assert len({key_id for key_id, _ in made}) == 1_000
     assert len({text[17:60] for _, text in made}) == 1_000
-    # Every digit of the secret is used, at its first place too where 256 bits leave room for it.
     assert {character for _, text in made for character in text[18:60]} == {*string.ascii_letters, *string.digits}
 
 

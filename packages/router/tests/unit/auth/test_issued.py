@@ -261,13 +261,13 @@ async def test_running_reads_and_writes_by_itself(store: MemoryKeys, issued: Iss
     try:
         key_id, key = store.add("acme", NOON)
         async with asyncio.timeout(2.0):
-            while issued.ring.blind or issued.ring.owner(key) is None:
-                await asyncio.sleep(0.01)
+            await store.read.wait()
+        await asyncio.sleep(0)  # what was read is in force
+        assert issued.ring.owner(key) == Principal("acme", f"key:{key_id}")
         assert store.uses == []
         clock.now += BATCH
         async with asyncio.timeout(5.0):
-            while not store.uses:
-                await asyncio.sleep(0.01)
+            await store.written.wait()
         assert store.uses == [{key_id: NOON}]
     finally:
         running.cancel()
