@@ -16,6 +16,8 @@ from stratmaster_router.domain.routing import Considered, Decision, Hop, Provide
 from stratmaster_router.domain.usage import Usage
 from stratmaster_router.gateway.settlement import Recorder, Settlement
 from stratmaster_router.limits.reservation import Reservation
+from stratmaster_router.privacy.detect import Detector
+from stratmaster_router.privacy.redact import Redactor
 from stratmaster_router.telemetry.access_log import AccessLog
 from stratmaster_router.telemetry.audit import AuditLog
 from stratmaster_router.telemetry.audit_file import AuditFile
@@ -59,7 +61,7 @@ def settlement(number: int) -> Settlement:
 
 def settled(audit: AuditLog) -> Callable[[], None]:
     """Settling `COUNT` requests."""
-    recorder = Recorder(Metrics(), AccessLog("off"), audit, lambda _: None)
+    recorder = Recorder(Metrics(), AccessLog("off"), audit, lambda _: None, Redactor(Detector, KEY))
     settlements = [settlement(number) for number in range(COUNT)]
 
     def run() -> None:

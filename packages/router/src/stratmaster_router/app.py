@@ -10,7 +10,7 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from functools import partial
-from secrets import token_hex
+from secrets import token_bytes, token_hex
 from typing import Any
 
 import structlog
@@ -47,6 +47,8 @@ from stratmaster_router.policy.compile import compile_policy
 from stratmaster_router.policy.problems import PolicyInvalid
 from stratmaster_router.policy.providers import Bridge
 from stratmaster_router.policy.source import Failed, PolicySource, Reloaded
+from stratmaster_router.privacy.detect import Detector
+from stratmaster_router.privacy.redact import Redactor, redact
 from stratmaster_router.settings import Settings
 from stratmaster_router.storage.accounts import AccountStore
 from stratmaster_router.storage.database import Database, database_url
@@ -73,7 +75,7 @@ log = structlog.stdlib.get_logger("stratmaster_router")
 
 
 class Router:
-    """One worker's parts, wired together. `app` is the ASGI application."""
+    """One worker's parts, wired together. `app` is the ASGI application; `redactor` stands before every log."""
 
     def __init__(self, settings: Settings) -> None:
         """Raises `PolicyInvalid`, `SettingsInvalid`, and OSError where a file or folder cannot be read."""
@@ -84,6 +86,8 @@ class Router:
         self._policy = PolicySource(
             settings.policy, os.environ, tls_trouble, partial(compile_policy, bridge=self._bridge)
         )
+        self._detector = Detector(custom=self._policy.snapshot.patterns)
+        self.redactor = Redactor(lambda: self._detector, token_bytes(32))
         self._keys = KeyFolder(settings.keys_dir)
         self._administrators = KeyFolder(settings.admin_keys_dir)
         self._metrics = Metrics(settings.metrics_dir)
@@ -119,7 +123,7 @@ class Router:
             {path: endpoint.serve for path, endpoint in endpoints.items()},
             self._judge,
             self._judge_administrator,
-            Recorder(self._metrics, self._access_log, self._audit, self._limiter.record),
+            Recorder(self._metrics, self._access_log, self._audit, self._limiter.record, self.redactor),
         )
 
     def _judge(self, authorization: bytes | None, tenant: bytes | None) -> Principal:
@@ -280,6 +284,7 @@ class Router:
         former = self._policy.document
         result = await asyncio.to_thread(self._policy.refresh)
         if isinstance(result, Reloaded):
+            self._detector = Detector(custom=self._policy.snapshot.patterns)
             log.info("policy changed", policy=self._policy.snapshot.hash, changed=result.changed)
             self._audit_policy("changed", changes=changes(former, self._policy.document), files=result.changed)
             for warning in self._policy.snapshot.warnings:
@@ -304,15 +309,25 @@ class Router:
         self._audit.add(PolicyRecord(datetime.now(UTC), self._process, act, hash_, **details))
 
 
+def serving_app(settings: Settings) -> Guard:
+    """The ASGI application of a process that serves; its log is redacted with the policy's own patterns too.
+
+    Raises what `Router` raises.
+    """
+    router = Router(settings)
+    configure_logs(settings.log_level, router.redactor.redact)
+    return router.app
+
+
 def create_app() -> Guard:
     """One worker's ASGI application, configured by the environment. Raises what `Settings` and `Router` raise.
 
     An invalid policy ends the process.
     """
     settings = Settings.from_environ(os.environ)
-    configure_logs(settings.log_level)
+    configure_logs(settings.log_level, partial(redact, Detector()))
     try:
-        return Router(settings).app
+        return serving_app(settings)
     except PolicyInvalid as error:
         # A worker that is started anew while the policy is invalid; the supervisor tries again until it is mended.
         log.error("worker not started: the policy is invalid", problems=[str(problem) for problem in error.problems])

@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 import tempfile
+from functools import partial
 from multiprocessing import connection, get_context
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -23,6 +24,8 @@ from stratmaster_router.cli.supervise import supervised_bridge
 from stratmaster_router.limits.store import StoreUnavailable
 from stratmaster_router.policy.problems import PolicyInvalid
 from stratmaster_router.policy.source import PolicySource
+from stratmaster_router.privacy.detect import Detector
+from stratmaster_router.privacy.redact import redact
 from stratmaster_router.settings import Settings, SettingsInvalid
 from stratmaster_router.storage.database import Database, DatabaseUrlInvalid, database_url
 from stratmaster_router.storage.schema import SchemaTooNew, prepare
@@ -63,7 +66,7 @@ def serve(
         settings = Settings.from_environ(os.environ)
     except SettingsInvalid as error:
         _stop(str(error))
-    configure_logs(settings.log_level)
+    configure_logs(settings.log_level, partial(redact, Detector()))
     try:
         listener = _listen(settings)
         _prepare_database(settings, listener)
@@ -128,9 +131,9 @@ def _listen(settings: Settings) -> socket.socket:
 
 
 def _serve_one(settings: Settings, listener: socket.socket) -> None:
-    from stratmaster_router.app import Router
+    from stratmaster_router.app import serving_app
 
-    server = uvicorn.Server(uvicorn.Config(Router(settings).app, **_options(settings)))
+    server = uvicorn.Server(uvicorn.Config(serving_app(settings), **_options(settings)))
     server.run(sockets=[listener])
     if not server.started:
         sys.exit(1)

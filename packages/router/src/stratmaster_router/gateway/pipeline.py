@@ -6,7 +6,7 @@ from functools import partial
 from stratmaster_router.domain.errors import InvalidJson, Refused
 from stratmaster_router.domain.routing import Decision, Endpoint, Refusal, RequestFacts
 from stratmaster_router.gateway.hold import LimitsHold
-from stratmaster_router.gateway.settlement import Settlement
+from stratmaster_router.gateway.settlement import Prompt, Settlement
 from stratmaster_router.gateway.stages import Answered, Authenticated, Permitted, Reserved, Screened
 from stratmaster_router.limits.limiter import Limiter
 from stratmaster_router.limits.reservation import Reservation
@@ -50,6 +50,9 @@ class Gateway:
         screened = _screen(endpoint, caller, body)
         settlement.stream = screened.envelope.stream
         settlement.raw_docs = screened.facts.raw_docs
+        tenant = snapshot.tenants.get(caller.principal.tenant)
+        if tenant is not None and tenant.snippet_chars:
+            settlement.prompt = Prompt(endpoint, screened.envelope.fields, tenant.snippet_chars)
         permitted = _permit(snapshot, caller, screened, settlement)
         reserved = self._reserve(endpoint, screened, permitted, settlement)
         watch.end_by(_total(reserved.decision, caller.timeout))

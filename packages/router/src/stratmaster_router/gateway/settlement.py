@@ -1,18 +1,23 @@
 """What must be recorded of a request, exactly once, however it ends."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from time import perf_counter
+from typing import Any, TypeVar
 
+import structlog
 from msgspec import Struct
 from msgspec.structs import replace
 
 from stratmaster_router.domain.errors import LIMIT_CODES
 from stratmaster_router.domain.ledger import LedgerRow
 from stratmaster_router.domain.limits import Account
-from stratmaster_router.domain.routing import Decision, Hop
+from stratmaster_router.domain.routing import Decision, Endpoint, Hop
 from stratmaster_router.domain.usage import Usage
 from stratmaster_router.limits.reservation import Reservation
+from stratmaster_router.privacy.prompt import prompt_content, prompt_text
+from stratmaster_router.privacy.redact import Redactor
 from stratmaster_router.telemetry.access_log import AccessLine, AccessLog
 from stratmaster_router.telemetry.audit import AuditLog
 from stratmaster_router.telemetry.audit_records import RequestRecord
@@ -21,6 +26,18 @@ from stratmaster_router.upstream.trip import Exposure, Trip
 
 # The status that the access log gives a request whose client went away before an answer (nginx's custom).
 CLIENT_CLOSED = 499
+
+log = structlog.stdlib.get_logger("stratmaster_router")
+
+L = TypeVar("L", AccessLine, RequestRecord)
+
+
+class Prompt(Struct, frozen=True):
+    """What was asked, where the tenant's policy lets a log have the beginning of it: `chars` characters, redacted."""
+
+    endpoint: Endpoint
+    fields: Mapping[str, Any]
+    chars: int
 
 
 class Settlement(Struct):
@@ -45,6 +62,7 @@ class Settlement(Struct):
     overhead: float | None = None
     first_event: float | None = None
     reservation: Reservation | None = None
+    prompt: Prompt | None = None
     settled: bool = False
     credential: str | None = None
     raw_docs: str | None = None
@@ -94,13 +112,19 @@ class Recorder:
     """Keeps settlements: limits, ledger, metrics, the access log and the audit log."""
 
     def __init__(
-        self, metrics: Metrics, access_log: AccessLog, audit: AuditLog, record: Callable[[LedgerRow], None]
+        self,
+        metrics: Metrics,
+        access_log: AccessLog,
+        audit: AuditLog,
+        record: Callable[[LedgerRow], None],
+        redactor: Redactor,
     ) -> None:
         """`record` takes the ledger's rows."""
         self._metrics = metrics
         self._access_log = access_log
         self._audit = audit
         self._record = record
+        self._redactor = redactor
 
     def settle(self, settlement: Settlement) -> None:
         """Record `settlement`; a second call does nothing."""
@@ -115,9 +139,13 @@ class Recorder:
         seconds = perf_counter() - settlement.began
         self._measure(settlement, seconds)
         if self._access_log.enabled:
-            self._access_log.write(_line(settlement, seconds))
+            line = _line(settlement, seconds)
+            prompt = settlement.prompt
+            self._access_log.write(line if prompt is None else partial(_with_prompt, line, prompt, self._redactor))
         if self._audit.enabled:
-            self._audit.add(_audit_record(settlement, seconds))
+            record = _audit_record(settlement, seconds)
+            prompt = settlement.prompt
+            self._audit.add(record if prompt is None else partial(_with_prompt, record, prompt, self._redactor))
 
     def _measure(self, settlement: Settlement, seconds: float) -> None:
         metrics = self._metrics
@@ -216,3 +244,12 @@ def _audit_record(settlement: Settlement, seconds: float) -> RequestRecord:
         cost_nanousd=None if used is None or reservation is None else reservation.cost,
         estimated=reservation is not None and reservation.estimated,
     )
+
+
+def _with_prompt(line: L, prompt: Prompt, redactor: Redactor) -> L:
+    try:
+        line.prompt = redactor.snippet(prompt_text(prompt.endpoint, prompt.fields), prompt.chars)
+        line.prompt_fingerprint = redactor.fingerprint(prompt_content(prompt.endpoint, prompt.fields))
+    except Exception as error:  # the line counts more than its snippet
+        log.error("prompt snippet not made", request_id=line.request_id, exc_info=error)
+    return line

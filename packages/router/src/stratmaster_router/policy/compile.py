@@ -20,6 +20,7 @@ from stratmaster_router.domain.routing import (
 from stratmaster_router.policy.builtin import reach
 from stratmaster_router.policy.certificates import ReadFile, TlsTrouble
 from stratmaster_router.policy.decide import DISABLED, screened
+from stratmaster_router.policy.patterns import compiled
 from stratmaster_router.policy.prices import find_price
 from stratmaster_router.policy.problems import did_you_mean
 from stratmaster_router.policy.providers import Bridge, bridged_provider, compile_provider, enabled_providers
@@ -71,6 +72,7 @@ def compile_policy(
             {name: _tenant(policy, name, spec, providers, document.models) for name, spec in document.tenants.items()}
         ),
         providers=MappingProxyType(providers),
+        patterns=MappingProxyType({name: compiled(text) for name, text in document.redaction.patterns.items()}),
         warnings=tuple(_warnings(document, providers)),
     )
 
@@ -126,7 +128,7 @@ def _tenant(
         embeddings_enabled=not _EMBEDDING_TASKS.isdisjoint(live_tasks)
         or any("embed" in model.lower() for model in owners),
         accounts=sum(theirs.values(), own),
-        logging=spec.logging,
+        snippet_chars=spec.logging.snippet_chars if spec.logging.prompt_snippets == "redacted" else 0,
     )
 
 

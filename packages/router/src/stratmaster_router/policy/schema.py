@@ -29,6 +29,7 @@ from stratmaster_router.policy.fields import (
     Word,
     choice,
 )
+from stratmaster_router.policy.patterns import LONGEST_PATTERN, PATTERN_NAME, pattern, pattern_name
 
 SCHEMA_ID = "https://stratmaster.dev/schemas/models-policy.json"
 
@@ -223,8 +224,26 @@ class LoggingSpec(Spec):
     prompt_snippets: Annotated[
         str, PlainValidator(choice("off", "redacted")), WithJsonSchema({"enum": ["off", "redacted"]})
     ] = "off"
+    """Whether access and audit log have the beginning of a prompt, without what redaction finds in it."""
     snippet_chars: Count = 200
     """The longest snippet, in characters."""
+
+
+PatternName = Annotated[str, PlainValidator(pattern_name), WithJsonSchema({"type": "string", "pattern": PATTERN_NAME})]
+Pattern = Annotated[
+    str,
+    PlainValidator(pattern),
+    WithJsonSchema(
+        {"type": "string", "minLength": 1, "maxLength": LONGEST_PATTERN, "format": "regex", "examples": ["E[0-9]{6}"]}
+    ),
+]
+
+
+class RedactionSpec(Spec):
+    """What is personal or secret beside what the router knows."""
+
+    patterns: dict[PatternName, Pattern] = Field(default={}, json_schema_extra=_CLOSED)
+    """Regular expressions by the name that stands in a text's place of their matches, as in `[employee_id]`."""
 
 
 class TaskSpec(Spec):
@@ -269,6 +288,7 @@ class PolicyDocument(Spec):
     """How to reach each upstream; optional for built-in names."""
     models: dict[ModelName, ModelSpec] = Field(default={}, json_schema_extra=_CLOSED)
     service_accounts: ServiceAccountsSpec = ServiceAccountsSpec()
+    redaction: RedactionSpec = RedactionSpec()
     tenants: dict[Name, TenantSpec] = Field(json_schema_extra=_CLOSED)
     """Tenants by name. What is not named here is not allowed."""
 

@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
+
+import re2
 
 from stratmaster_router.domain.limits import Account
 from stratmaster_router.domain.routing import Considered, Decision, Hop, Provider
-from stratmaster_router.policy.schema import LoggingSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +39,8 @@ class TenantPolicy:
 
     `routes` holds every name a client may use: tasks, models and `provider/model`. `withdrawn` holds the refusals for
     names that only disabled providers have. `listing` is what `GET /v1/models` shows, as (id, owned_by): tasks, then
-    models, each once. `accounts` are all of the tenant and of its enabled providers, in file order.
+    models, each once. `accounts` are all of the tenant and of its enabled providers, in file order. `snippet_chars` is
+    how much of a prompt its logs may have, redacted; 0 for none.
     """
 
     name: str
@@ -46,17 +49,19 @@ class TenantPolicy:
     listing: tuple[tuple[str, str], ...]
     embeddings_enabled: bool
     accounts: tuple[Account, ...]
-    logging: LoggingSpec
+    snippet_chars: int
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """One policy, whole. `hash` is its short content hash (policy.md, rule 10).
 
-    `providers` holds those that some tenant may call. `warnings` is for operators: each a full sentence, no secrets.
+    `providers` holds those that some tenant may call. `patterns` are the policy's own, of what is personal or secret.
+    `warnings` is for operators: each a full sentence, no secrets.
     """
 
     hash: str
     tenants: Mapping[str, TenantPolicy]
     providers: Mapping[str, Provider]
     warnings: tuple[str, ...]
+    patterns: Mapping[str, "re2._Regexp"] = MappingProxyType({})

@@ -1,5 +1,7 @@
 """The access log: one JSON line for each request, with names, numbers and verdicts but never content or secrets.
 
+Where the policy of a tenant says so a line has the redacted beginning of the prompt; that is written by the thread too.
+
 Lines are gathered in memory and written by a thread several times a second, so that a slow disk or a full pipe never
 stops the loop. A process that is killed loses the lines of its last interval; the ledger (not this log) is what counts.
 """
@@ -8,6 +10,7 @@ import asyncio
 import contextlib
 import os
 import sys
+from collections.abc import Callable
 from datetime import datetime
 
 import msgspec
@@ -43,6 +46,12 @@ class AccessLine(Struct, tag_field="event", tag="access", omit_defaults=True):
     input_tokens: int | None = None
     output_tokens: int | None = None
     policy: str | None = None
+    prompt: str | None = None
+    prompt_fingerprint: str | None = None
+
+
+LateLine = Callable[[], AccessLine]
+"""Gives a line when it is written; called in the thread, and never raises."""
 
 
 class AccessLog:
@@ -54,8 +63,9 @@ class AccessLog:
     def __init__(self, target: str) -> None:
         self.dropped = 0
         self._encode = msgspec.json.Encoder().encode
-        self._pending: list[bytes] = []
+        self._pending: list[bytes | LateLine] = []
         self._unwritten = bytearray()
+        self._late = False  # whether `_pending` has late lines
         self._failing = False
         self._task: asyncio.Task[None] | None = None
         self._stop = asyncio.Event()
@@ -71,12 +81,16 @@ class AccessLog:
         """Whether lines go anywhere."""
         return self._file is not None
 
-    def write(self, line: AccessLine) -> None:
+    def write(self, line: AccessLine | LateLine) -> None:
         """Add a line; it is written within `_INTERVAL`."""
         if len(self._pending) >= _MOST_PENDING:
             self.dropped += 1
             return
-        self._pending.append(self._encode(line))
+        if isinstance(line, AccessLine):
+            self._pending.append(self._encode(line))
+        else:
+            self._late = True
+            self._pending.append(line)
 
     def start(self) -> None:
         """Begin to write, on the running loop."""
@@ -101,9 +115,13 @@ class AccessLog:
         if not self._unwritten:
             # While the sink fails its lines stay pending, where they are counted.
             taken, self._pending = self._pending, []
-            self._unwritten += b"".join([line + b"\n" for line in taken])
+            late, self._late = self._late, False
+            self._unwritten += await asyncio.to_thread(self._joined, taken) if late else self._joined(taken)
         if self._unwritten:
             await asyncio.to_thread(self._write)
+
+    def _joined(self, lines: list[bytes | LateLine]) -> bytes:
+        return b"".join([(line if isinstance(line, bytes) else self._encode(line())) + b"\n" for line in lines])
 
     def _write(self) -> None:
         """Write `_unwritten`, taking from it what has been written; the rest is tried again."""
