@@ -313,7 +313,11 @@ def test_what_administrators_do_is_recorded(mock: Mock, tmp_path: Path) -> None:
     """By whom, to which key; never the key. With a pepper the chain has a key, which is made from it."""
     (tmp_path / "admins").mkdir()
     (tmp_path / "admins" / "root").write_text(ADMIN_KEY)
-    settings: dict[str, Any] = {"admin_keys_dir": tmp_path / "admins", "key_pepper": PEPPER, "audit_log": str(tmp_path / "audit.log")}
+    settings: dict[str, Any] = {
+        "admin_keys_dir": tmp_path / "admins",
+        "key_pepper": PEPPER,
+        "audit_log": str(tmp_path / "audit.log"),
+    }
     with running_router(tmp_path, policy(mock, tmp_path), **settings) as router:
         keys = "/admin/v1/tenants/acme/keys"
 
@@ -351,6 +355,27 @@ def test_what_administrators_do_is_recorded(mock: Mock, tmp_path: Path) -> None:
         ("DELETE", 200, "acme", "administrator:root"),
         ("DELETE", 403, None, None),
     ]
+
+
+def test_a_snippet_is_there_where_policy_allows_it_and_redacted(mock: Mock, tmp_path: Path) -> None:
+    """For its tenant only; with a fingerprint that tells equal prompts."""
+    text = policy(mock, tmp_path).replace(
+        "    limits: {rpm: 2}\n", "    logging: {prompt_snippets: redacted, snippet_chars: 30}\n"
+    )
+    globex = identified(GLOBEX_KEY, "globex")
+    mails = [f"mail {name}@example.com and tell them to come" for name in ("jo", "jo", "ann")]
+    with running_router(tmp_path, text, audit_log=str(tmp_path / "audit.log")) as router:
+        for headers, said in ((globex, mails[0]), (globex, mails[1]), (globex, mails[2]), (identified(), mails[0])):
+            chat(router, headers=headers, messages=[{"role": "user", "content": said}])
+    log = (tmp_path / "audit.log").read_text()
+    found = requests(tmp_path)
+
+    assert [record.get("prompt") for record in found] == ["mail [email] and tell them to…"] * 3 + [None]
+    fingerprints = [record.get("prompt_fingerprint") for record in found]
+    assert fingerprints[0] == fingerprints[1]
+    assert len({*fingerprints}) == 3
+    assert fingerprints[3] is None
+    assert "example.com" not in log
 
 
 CANARY = "canary7c1e"

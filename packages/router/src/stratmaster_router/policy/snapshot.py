@@ -1,8 +1,7 @@
 """The policy in force, compiled for lookups: immutable, swapped as one reference, made by `compile.compile_policy`."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from types import MappingProxyType
+from dataclasses import dataclass, field
 
 import re2
 
@@ -64,4 +63,4 @@ class Snapshot:
     tenants: Mapping[str, TenantPolicy]
     providers: Mapping[str, Provider]
     warnings: tuple[str, ...]
-    patterns: Mapping[str, "re2._Regexp"] = MappingProxyType({})
+    patterns: Mapping[str, "re2._Regexp"] = field(default_factory=dict)
