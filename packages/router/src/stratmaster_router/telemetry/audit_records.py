@@ -3,6 +3,7 @@
 They hold names from the policy, numbers and verdicts; of content no more than a snippet that is redacted already.
 """
 
+import json
 from collections.abc import Callable
 from datetime import datetime
 
@@ -107,4 +108,9 @@ _encode = msgspec.json.Encoder().encode
 
 def encoded(record: Record) -> bytes:
     """A record as JSON."""
-    return _encode(record if isinstance(record, Struct) else record())
+    made = record if isinstance(record, Struct) else record()
+    try:
+        return _encode(made)
+    except UnicodeEncodeError:
+        # The name of a file need not be text (PEP 383), and no record may stand in the way of those behind it.
+        return json.dumps(msgspec.to_builtins(made), separators=(",", ":")).encode()

@@ -183,6 +183,16 @@ def test_the_file_is_not_open_to_everybody(file: Path) -> None:
     assert [entry.stat().st_mode & 0o007 for entry in file.parent.iterdir()] == [0, 0]
 
 
+def test_a_text_that_is_no_text_stops_nothing(file: Path) -> None:
+    """As the name of a file may be one; the record has it with escapes, and those behind it are written."""
+    odd: list[Record] = [PolicyRecord(TIME, "p", "changed", "0123456789ab", files=("policy-\udcff.yaml",)), SHORTEST]
+    AuditFile(file, Seal(KEY)).append(odd)
+
+    first, second = records(file, key=KEY)
+    assert (first["time"], first["files"]) == (WRITTEN, ["policy-\udcff.yaml"])
+    assert second == SHORTEST_MEMBERS
+
+
 async def test_records_are_written_while_the_router_runs(file: Path) -> None:
     """Without a close or another record; and the last link is told, as the file has it."""
     log = AuditLog(str(file), KEY, "p")
