@@ -166,7 +166,8 @@ class Router:
         self._access_log.start()
         self._audit.start()
         prepared = await self._open_database()
-        await self._issued.refresh()
+        if prepared:
+            await self._issued.refresh()
         self._limiter.start()
         self._drain.listen()
         self._announce()

@@ -186,6 +186,8 @@ def test_key_of_another_tenant_is_not_there(router: RunningRouter) -> None:
         ("POST", "", {"expires_in": 315_360_001}, "invalid_request", "body.expires_in"),
         ("POST", "", {"expires_in": "soon"}, "invalid_request", "body.expires_in"),
         ("POST", "", {"expires_in": 1.5}, "invalid_request", "body.expires_in"),
+        ("POST", "", {"expires_in": True}, "invalid_request", "body.expires_in"),
+        ("POST", "", {"expires_in": "60"}, "invalid_request", "body.expires_in"),
         ("POST", "", {"note": "x" * 201}, "invalid_request", "body.note"),
         ("POST", "", {"note": "\x00"}, "invalid_request", "body.note"),
         ("POST", "", b'{"note": "\\ud800"}', "invalid_request", "body.note"),

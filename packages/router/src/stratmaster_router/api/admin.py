@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Path, Request, Response
 from fastapi.routing import APIRoute
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from stratmaster_router.api.body import check_media_type
 from stratmaster_router.api.guard import Message
@@ -33,8 +33,20 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {
 _NOT_LIVE: dict[int | str, dict[str, Any]] = {409: {"description": "The key is revoked, expired or rotated already"}}
 _MAKES: dict[int | str, dict[str, Any]] = {501: {"description": "No pepper is set, or another than that of the keys"}}
 
+
+def _number(value: object) -> object:
+    # As JSON has it: 5.0 is 5, and neither true nor "5" is a number.
+    if isinstance(value, bool | str):
+        raise ValueError("not a number")
+    return value
+
+
+# Last, so that the bounds before it stand in the document.
+_NUMBER = BeforeValidator(_number)
 _Lifetime = Annotated[
-    int, Field(ge=1, le=MOST // _SECOND, description="Seconds from now until the new key expires; 90 days by default.")
+    int,
+    Field(ge=1, le=MOST // _SECOND, description="Seconds from now until the new key expires; 90 days by default."),
+    _NUMBER,
 ]
 
 
@@ -57,6 +69,7 @@ class RotateKey(BaseModel):
     grace: Annotated[
         int,
         Field(ge=0, le=MOST // _SECOND, description="Seconds for which the old key still opens; a day by default."),
+        _NUMBER,
     ] = GRACE // _SECOND
     expires_in: _Lifetime = LIFETIME // _SECOND
 
@@ -67,7 +80,9 @@ class ChangeKey(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     expires_in: Annotated[
-        int, Field(ge=0, le=MOST // _SECOND, description="Seconds from now until the key expires; 0 is at once.")
+        int,
+        Field(ge=0, le=MOST // _SECOND, description="Seconds from now until the key expires; 0 is at once."),
+        _NUMBER,
     ]
 
 

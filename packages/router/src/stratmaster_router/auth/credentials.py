@@ -71,9 +71,11 @@ class Pepper:
     """
 
     def __init__(self, secret: bytes) -> None:
-        self._secret = secret
+        self._keyed = hmac.new(secret, digestmod="sha256")
         self.check = self.digest(b"the check of this pepper")  # which no key can be
 
     def digest(self, key: bytes) -> bytes:
         """What is stored of `key`: 32 bytes."""
-        return hmac.digest(self._secret, key, "sha256")
+        keyed = self._keyed.copy()
+        keyed.update(key)
+        return keyed.digest()

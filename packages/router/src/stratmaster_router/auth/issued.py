@@ -193,7 +193,9 @@ class IssuedKeys:
         try:
             async with asyncio.timeout(_ANSWER_WITHIN):
                 await self._store.note_uses(taken)
-        except (KeyStoreUnavailable, TimeoutError):
+        except Exception as error:  # whatever it is, keys must go on being read
+            if not isinstance(error, KeyStoreUnavailable | TimeoutError):
+                log.error("last uses of keys not written", exc_info=error)
             for key_id, at in taken.items():
                 self._uses.setdefault(key_id, at)
 

@@ -2,7 +2,7 @@
 
 import pytest
 from stratmaster_router.auth.authenticate import authenticate, authenticate_administrator
-from stratmaster_router.auth.credentials import Pepper, new_key
+from stratmaster_router.auth.credentials import Pepper, whole_key
 from stratmaster_router.auth.issued import IssuedRing
 from stratmaster_router.auth.keys import KeyRing
 from stratmaster_router.auth.store import DAY, StoredKey
@@ -23,9 +23,11 @@ RING = KeyRing({"acme": [b"sk-acme", b"sk-acme-next"], "globex": [b"sk-globex"],
 MISSING = (MissingApiKey, "An API key is required: send it as 'Authorization: Bearer <key>'.")
 PEPPER = Pepper(b"pepper" * 6)
 NOW = 1_795_521_600_000_000
-KEY_ID, KEY = new_key()
-EXPIRED_ID, EXPIRED = new_key()
-UNKNOWN = new_key()[1]
+KEY_ID = "0123456789ab"
+KEY = whole_key(KEY_ID, 1)
+EXPIRED_ID = "expired00000"
+EXPIRED = whole_key(EXPIRED_ID, 2)
+UNKNOWN = whole_key("unknown00000", 3)
 MISTYPED = KEY[:-1] + ("0" if KEY[-1] != "0" else "1")
 ISSUED = IssuedRing(
     [
