@@ -5,7 +5,7 @@ BIN := .venv/bin
 UV := $(BIN)/uv pip
 LOCK := $(UV) compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url -q
 
-.PHONY: demo test check fmt bench prove-limits prove-faults simulate-limits lock clean
+.PHONY: demo test check fmt bench prove-limits prove-faults prove-redaction simulate-limits lock clean
 
 demo: .venv/.runtime
 	$(BIN)/stratmaster-router demo $(ARGS)
@@ -31,6 +31,9 @@ prove-limits: .venv/.dev
 
 prove-faults: .venv/.dev
 	PYTHONPATH=packages/router/tests $(BIN)/python scripts/prove_faults.py $(ARGS)
+
+prove-redaction: .venv/.dev
+	PYTHONPATH=packages/router/tests $(BIN)/python scripts/prove_redaction.py $(ARGS)
 
 simulate-limits: .venv/.dev
 	PYTHONPATH=packages/router/tests $(BIN)/python scripts/simulate_limits.py $(ARGS)

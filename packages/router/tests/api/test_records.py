@@ -346,7 +346,7 @@ def test_traceback_in_the_log_has_no_values(tmp_path: Path) -> None:
     script.write_text(
         "import logging, structlog\n"
         "from stratmaster_router.telemetry.logs import configure_logs\n"
-        "configure_logs('info')\n"
+        "configure_logs('info', str)\n"
         "def serve(authorization, body):\n"
         "    raise RuntimeError('broken')\n"
         "for log in (structlog.stdlib.get_logger('ours'), logging.getLogger('uvicorn.error')):\n"

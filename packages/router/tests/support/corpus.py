@@ -527,3 +527,22 @@ def _plain(random: Random) -> str:
 def negative(random: Random) -> str:
     """Something that is no personal datum, however it looks."""
     return random.choice(_WORDY if random.random() < 0.4 else _PLAIN)(random)
+
+
+def ordinary(random: Random, name: str, locale: str, size: int) -> str:
+    """A text of a class as it mostly is: without personal data, with a number now and then."""
+    said = _SAID[locale]
+    parts: list[str] = []
+    while sum(map(len, parts)) < size:
+        if name == "json":
+            item = {"id": random.randrange(10**6), "ref": _plain(random), "text": random.choice(said["filler"])}
+            parts.append(json.dumps(item, ensure_ascii=False) + ",\n")
+        elif name == "log":
+            when = _when(random).isoformat(timespec="milliseconds")
+            parts.append(f"{when}Z INFO req_{drawn(random, HEX, 16)} POST /v1/items/{random.randrange(10**6)} 200 ")
+            parts.append(f"{random.randrange(10**4)}ms upstream=first model=gpt-4.1 policy={drawn(random, HEX, 12)}\n")
+        else:
+            parts.append(random.choice(said["filler"]) + " ")
+            if random.random() < 0.2:
+                parts.append(random.choice(said["order"]).replace("{}", _plain(random)) + " ")
+    return "".join(parts)

@@ -46,7 +46,9 @@ _has_twin = re.compile(f"[{re.escape(''.join(chr(code) for code in _TABLE if cod
 
 def without_invisible(text: str) -> str:
     """`text` without the characters that nobody sees."""
-    return text if text.isascii() else _invisible.sub("", text)
+    if text.isascii():
+        return text
+    return text.replace("\u00ad", "") if _is_latin(text) else _invisible.sub("", text)
 
 
 def visible_places(text: str) -> list[int]:
@@ -56,7 +58,20 @@ def visible_places(text: str) -> list[int]:
 
 def fold(text: str) -> str:
     """`text` with look-alikes of ASCII characters as those: as many characters, each at its place."""
-    return text if text.isascii() else _has_twin.sub(lambda match: match[0].translate(_TABLE), text)
+    if text.isascii():
+        return text
+    if _is_latin(text):
+        return text.replace("\u00a0", " ")
+    return _has_twin.sub(lambda match: match[0].translate(_TABLE), text)
+
+
+def _is_latin(text: str) -> bool:
+    """Whether all is Latin-1, which has one invisible character and one odd space; a search costs ten times more."""
+    try:
+        text.encode("latin-1")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def as_bytes(folded: str) -> bytes:

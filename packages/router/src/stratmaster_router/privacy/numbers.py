@@ -204,11 +204,17 @@ def _card_end(digits: str, start: int, end: int) -> int:
     return start + 19 if len(digits) == 19 and checks.card(digits[:16]) else 0
 
 
+def _in_row(text: Folded, start: int) -> bool:
+    """Whether a number and a space stand before: then it is one of many, in a table, an account or a dump."""
+    return text.data[start - 1 : start] == b" " and text.data[start - 2 : start - 1].isdigit()
+
+
 def _is_international(text: Folded, start: int, written: bytes, digits: str) -> bool:
     if b"+" in written:
         return checks.international(digits)
     # Two zeros also begin the numbers of orders: then the groups, or a word, must say what it is.
-    return checks.international(digits[2:]) and (len(written) > len(digits) or "phone" in text.words.before(start))
+    spoken = len(written) > len(digits) or "phone" in text.words.before(start)
+    return spoken and checks.international(digits[2:]) and not _in_row(text, start)
 
 
 def _in_parentheses(_: Folded, __: int, written: bytes, digits: str) -> bool:
@@ -229,9 +235,7 @@ def _is_brazilian(_: Folded, __: int, ___: bytes, ____: str) -> bool:
 
 
 def _with_trunk_zero(text: Folded, start: int, written: bytes, digits: str) -> bool:
-    # What follows a number and a space is one of many: a table, or the dump of a file.
-    in_row = text.data[start - 1 : start] == b" " and text.data[start - 2 : start - 1].isdigit()
-    return 9 <= len(digits) <= 12 and not in_row and not _date.match(written)
+    return 9 <= len(digits) <= 12 and not _in_row(text, start) and not _date.match(written)
 
 
 _PHONES = {

@@ -1,5 +1,6 @@
 """What of a request's content is its prompt. Pure."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,7 +15,7 @@ _encode = msgspec.json.Encoder().encode
 def prompt_text(endpoint: Endpoint, fields: Mapping[str, Any]) -> str:
     """The text that a snippet is taken of: the last message, prompt or input; empty where it is none, as of tokens."""
     content = fields[_CONTENT[endpoint]]
-    if type(content) is list:
+    if type(content) is list and content:
         content = content[-1]
         if type(content) is dict:  # a message
             content = content.get("content")
@@ -26,4 +27,8 @@ def prompt_text(endpoint: Endpoint, fields: Mapping[str, Any]) -> str:
 
 def prompt_content(endpoint: Endpoint, fields: Mapping[str, Any]) -> bytes:
     """All that the request says to the model, as bytes: the same for the same messages, prompt or input."""
-    return _encode(fields[_CONTENT[endpoint]])
+    content = fields[_CONTENT[endpoint]]
+    try:
+        return _encode(content)
+    except UnicodeEncodeError:  # a lone surrogate, which JSON can hold and UTF-8 cannot
+        return json.dumps(content, separators=(",", ":")).encode()

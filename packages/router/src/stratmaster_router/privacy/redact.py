@@ -11,6 +11,8 @@ from stratmaster_router.privacy.fold import without_invisible
 # A snippet looks no further, however much of what it has seen is one long secret.
 _FURTHEST = 16 * 1024
 _ELLIPSIS = "…"
+# A stream is looked at once it has so many new characters: what it holds back is looked at each time.
+_STEP = 128
 
 
 class Piece(NamedTuple):
@@ -28,19 +30,25 @@ def mark(kind: str) -> str:
 class StreamRedactor:
     """Redacts a text that comes in parts. Whatever the parts, their pieces joined are those of the whole text.
 
-    It holds back `HORIZON` characters, because they may be the beginning of something. Of a secret that goes on the
-    mark is given at once, and the rest is forgotten as it comes.
+    It holds back `HORIZON` characters and a few, because they may be the beginning of something. Of a secret that goes
+    on the mark is given at once, and the rest is forgotten as it comes.
     """
 
     def __init__(self, detector: Detector) -> None:
         self._detector = detector
         self._text = ""  # what is not decided, after the context that deciding it needs
         self._begin = 0
+        self._new = 0  # characters since it was looked at
         self._marked = False  # the mark of what begins at `_begin` has been given
 
     def feed(self, part: str) -> list[Piece]:
-        """The pieces that no further part can change."""
-        self._text += without_invisible(part)
+        """Pieces that no further part can change."""
+        seen = without_invisible(part)
+        self._text += seen
+        self._new += len(seen)
+        if self._new < _STEP:
+            return []
+        self._new = 0
         return self._pieces(len(self._text) - HORIZON, len(self._text) - ENDING)
 
     def end(self) -> list[Piece]:
