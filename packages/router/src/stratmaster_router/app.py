@@ -8,8 +8,9 @@ import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime
 from functools import partial
-from secrets import token_bytes, token_hex
+from secrets import token_hex
 from typing import Any
 
 import structlog
@@ -43,6 +44,7 @@ from stratmaster_router.gateway.settlement import Recorder, Settlement
 from stratmaster_router.limits.leases import Lease
 from stratmaster_router.limits.limiter import Limiter
 from stratmaster_router.limits.store import StoreUnavailable
+from stratmaster_router.policy.changes import changes
 from stratmaster_router.policy.compile import compile_policy
 from stratmaster_router.policy.problems import PolicyInvalid
 from stratmaster_router.policy.providers import Bridge
@@ -56,6 +58,8 @@ from stratmaster_router.storage.keys import ApiKeyStore
 from stratmaster_router.storage.ledger import prune
 from stratmaster_router.storage.schema import SchemaTooNew, prepare
 from stratmaster_router.telemetry.access_log import AccessLog
+from stratmaster_router.telemetry.audit import AuditLog
+from stratmaster_router.telemetry.audit_records import PolicyRecord
 from stratmaster_router.telemetry.logs import configure_logs
 from stratmaster_router.telemetry.metrics import AccountState, Gauges, Metrics
 from stratmaster_router.upstream.client import Upstreams
@@ -87,13 +91,15 @@ class Router:
             settings.policy, os.environ, tls_trouble, partial(compile_policy, bridge=self._bridge)
         )
         self._detector = Detector(custom=self._policy.snapshot.patterns)
-        self.redactor = Redactor(lambda: self._detector, token_bytes(32))
+        self.redactor = Redactor(lambda: self._detector, settings.fingerprint_key())
         self._keys = KeyFolder(settings.keys_dir)
         self._issuers = Issuers(partial(fetch, limit=LARGEST_SET, within=_FETCH, trust_env=settings.trust_env))
         self._issuers.follow(self._policy.snapshot.service_accounts)
         self._administrators = KeyFolder(settings.admin_keys_dir)
         self._metrics = Metrics(settings.metrics_dir)
         self._access_log = AccessLog(settings.access_log)
+        self._process = f"{socket.gethostname()}-{os.getpid()}-{token_hex(4)}"
+        self._audit = AuditLog(settings.audit_log, settings.audit_key(), self._process)
         self._upstreams = Upstreams(trust_env=settings.trust_env)
         self._watchdog = Watchdog()
         self._drain = Drain(
@@ -101,7 +107,7 @@ class Router:
         )
         self._database = Database(database_url(settings.database_url))
         self._retention = settings.ledger_retention_days
-        self._limiter = Limiter(AccountStore(self._database), f"{socket.gethostname()}-{os.getpid()}-{token_hex(4)}")
+        self._limiter = Limiter(AccountStore(self._database), self._process)
         secret = settings.pepper()
         pepper = None if secret is None else Pepper(secret)
         self._key_store = ApiKeyStore(self._database, pepper)
@@ -124,7 +130,7 @@ class Router:
             self._judge,
             self._judge_administrator,
             self._issuers.look_again,
-            Recorder(self._metrics, self._access_log, self._limiter.record, self.redactor),
+            Recorder(self._metrics, self._access_log, self._audit, self._limiter.record, self.redactor),
         )
 
     def _judge(self, authorization: bytes | None, tenant: bytes | None) -> Principal:
@@ -148,7 +154,7 @@ class Router:
         app.router.routes += [Route(path, endpoint, methods=["POST"]) for path, endpoint in endpoints.items()]
         app.include_router(model_routes(lambda: self._policy.snapshot))
         app.include_router(
-            admin_routes(self._key_store, lambda: self._policy.snapshot.tenants, _take_note, self._body_timeout)
+            admin_routes(self._key_store, lambda: self._policy.snapshot.tenants, self._take_note, self._body_timeout)
         )
         app.include_router(
             ops_routes(
@@ -157,6 +163,7 @@ class Router:
                 self._bridge_state,
                 self._scrape,
                 self._upstreams.health,
+                self._audit,
             )
         )
         describe = app.openapi
@@ -166,6 +173,7 @@ class Router:
     @contextlib.asynccontextmanager
     async def _lifespan(self, _: FastAPI) -> AsyncIterator[dict[str, Any]]:
         self._access_log.start()
+        self._audit.start()
         prepared = await self._open_database()
         if prepared:
             await self._issued.refresh()
@@ -194,6 +202,7 @@ class Router:
             await self._issued.write_uses()
             await self._database.close()
             await self._access_log.close()
+            await self._audit.close()
             self._metrics.gauges.in_flight = 0
             self._metrics.share()
             self._drain.close()
@@ -228,6 +237,7 @@ class Router:
     def _announce(self) -> None:
         snapshot = self._policy.snapshot
         log.info("policy in force", policy=snapshot.hash, tenants=len(snapshot.tenants), keys=len(self._keys.ring))
+        self._audit_policy("loaded")
         for warning in (*snapshot.warnings, *self._keys.ring.problems, *self._administrators.ring.problems):
             log.warning("policy warning", warning=warning)
         if not len(self._keys.ring) and not len(self._issued.ring) and not snapshot.service_accounts.accounts:
@@ -249,8 +259,11 @@ class Router:
     def _gauge(self) -> None:
         """Bring up to date what is not counted but looked at."""
         now = self._limiter.now()
+        last = self._audit.last
+        self._metrics.audit_lost.child()[0] = self._audit.lost
         self._metrics.gauges = Gauges(
             len(self._watchdog),
+            0 if last is None else last.seq,
             [_account_state(lease, now) for lease in self._limiter.leases if lease.seen_at],
             {(hop.provider, hop.model): hop.state.value for hop in self._upstreams.health.states()},
             self._issued.ring.ages(),
@@ -281,20 +294,33 @@ class Router:
                 os.kill(os.getpid(), signal.SIGTERM)
 
     async def _refresh_policy(self) -> None:
+        former = self._policy.document
         result = await asyncio.to_thread(self._policy.refresh)
         if isinstance(result, Reloaded):
             self._issuers.follow(result.snapshot.service_accounts)
             self._detector = Detector(custom=self._policy.snapshot.patterns)
             log.info("policy changed", policy=self._policy.snapshot.hash, changed=result.changed)
+            self._audit_policy("changed", changes=changes(former, self._policy.document), files=result.changed)
             for warning in self._policy.snapshot.warnings:
                 log.warning("policy warning", warning=warning)
         elif isinstance(result, Failed):
             self._metrics.reload_failures.child()[0] += 1
+            self._audit_policy(
+                "refused", problems=tuple([f"line {each.line}: {each.path}" for each in result.problems])
+            )
             log.error(
                 "policy change refused; the last good policy stays in force",
                 policy=self._policy.snapshot.hash,
                 problems=[str(problem) for problem in result.problems],
             )
+
+    def _take_note(self, administrator: Administrator, act: str, tenant: str, key: str) -> None:
+        log.info("administrative act", administrator=administrator.name, act=act, tenant=tenant, key=key)
+        self._audit.act(administrator.name, act, tenant, key)
+
+    def _audit_policy(self, act: str, **details: tuple[str, ...]) -> None:
+        hash_ = self._policy.snapshot.hash
+        self._audit.add(PolicyRecord(datetime.now(UTC), self._process, act, hash_, **details))
 
 
 def serving_app(settings: Settings) -> Guard:
@@ -320,10 +346,6 @@ def create_app() -> Guard:
         # A worker that is started anew while the policy is invalid; the supervisor tries again until it is mended.
         log.error("worker not started: the policy is invalid", problems=[str(problem) for problem in error.problems])
         sys.exit(1)
-
-
-def _take_note(administrator: Administrator, act: str, tenant: str, key: str) -> None:
-    log.info("administrative act", administrator=administrator.name, act=act, tenant=tenant, key=key)
 
 
 def _account_state(lease: Lease, now: int) -> AccountState:

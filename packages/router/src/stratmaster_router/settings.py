@@ -1,7 +1,9 @@
 """The settings: environment variables, read in one place. Only `app` and `cli` know this module."""
 
+import hmac
 from collections.abc import Mapping
 from pathlib import Path
+from secrets import token_bytes
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
@@ -35,6 +37,7 @@ class Settings(BaseModel):
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level of the log.")
     access_log: str = Field("stdout", description="Where the access log goes: off, stdout or a file.")
+    audit_log: str | None = Field(None, description="Where the audit log goes: stdout or a file; without it nowhere.")
     body_limit: int = Field(32 * 1024 * 1024, ge=1, description="Largest request body, in bytes.")
     body_timeout: float = Field(
         30.0, gt=0, allow_inf_nan=False, description="Seconds for a request's head, and again for its body, to arrive."
@@ -77,6 +80,22 @@ class Settings(BaseModel):
                 f"{name}: a pepper has at least {_LEAST_PEPPER} bytes; `openssl rand -hex 32` makes one"
             )
         return pepper
+
+    def audit_key(self) -> bytes:
+        """The key of the audit log's chain, made from the pepper; empty where there is none. Raises `SettingsInvalid`.
+
+        A secret of its own would be one more to keep, and who has the one reads the other from the same place.
+        """
+        pepper = self.pepper()
+        return b"" if pepper is None else hmac.digest(pepper, b"stratmaster-router audit log", "sha256")
+
+    def fingerprint_key(self) -> bytes:
+        """The key of the fingerprints of prompts, made from the pepper; without one it is this process's own.
+
+        Raises `SettingsInvalid`.
+        """
+        pepper = self.pepper()
+        return token_bytes(32) if pepper is None else hmac.digest(pepper, b"stratmaster-router fingerprint", "sha256")
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> "Settings":

@@ -135,7 +135,8 @@ def test_metrics_after_a_known_series_of_calls(mock: Mock, tmp_path: Path) -> No
         expected[f"litellm_upstream_failures_total{{{labels}}}"] = count
     for provider, model in (*latencies, *[("first", model) for _, model in failures]):
         expected[f'litellm_breaker_state{{model="{model}",provider="{provider}"}}'] = 0
-    expected |= {"litellm_policy_reload_failures_total": 0, "litellm_router_overhead_seconds_count": 9}
+    expected |= {"litellm_policy_reload_failures_total": 0, "litellm_audit_lost_total": 0}
+    expected |= {"litellm_router_overhead_seconds_count": 9}
     assert found == expected
 
 

@@ -144,6 +144,7 @@ class Guard:
     def _judge(self, headers: Mapping[bytes, bytes], settlement: Settlement) -> Visit:
         principal = self._judge_credential(headers.get(b"authorization"), headers.get(b"x-tenant-id"))
         settlement.tenant = principal.tenant
+        settlement.credential = principal.credential
         data_class = headers.get(b"x-data-class")
         caller = Authenticated(
             principal,
@@ -176,7 +177,9 @@ class Guard:
         scope["state"]["settlement"] = settlement
         expires = None
         if administrative(scope["path"]):
-            scope["state"]["administrator"] = await self._administrator(headers.get(b"authorization"))
+            administrator = await self._administrator(headers.get(b"authorization"))
+            scope["state"]["administrator"] = administrator
+            settlement.credential = f"administrator:{administrator.name}"
         elif guarded(scope["path"]):
             try:
                 visit = self._judge(headers, settlement)
@@ -215,6 +218,7 @@ async def send_error(send: Send, error: Exception, settlement: Settlement) -> No
     wire = wire_error(error)
     settlement.status = wire.status
     settlement.code = wire.code
+    settlement.refused_by = getattr(error, "account", None)
     body = error_body(error, settlement.request_id)
     headers: Headers = [
         (b"content-type", b"application/json"),

@@ -150,4 +150,5 @@ def _failure_event(failure: BaseException, settlement: Settlement) -> bytes:
     if not isinstance(failure, RouterError):
         log.error("stream failed", request_id=settlement.request_id, exc_info=failure)
     settlement.code = wire_error(failure).code
+    settlement.refused_by = getattr(failure, "account", None)
     return b"data: " + error_body(failure, settlement.request_id) + b"\n\n"

@@ -1,5 +1,7 @@
 """`stratmaster-router keys …`: self-service keys, in the database of ROUTER_DATABASE_URL."""
 
+import asyncio
+import getpass
 import os
 import re
 import sys
@@ -18,12 +20,14 @@ from stratmaster_router.auth.store import DAY, GRACE, LIFETIME, MOST, ApiKey, Ne
 from stratmaster_router.cli.database import on_database, read_settings, stop
 from stratmaster_router.domain.errors import KeyStoreUnavailable, RouterError
 from stratmaster_router.policy.fields import NAME
-from stratmaster_router.settings import SettingsInvalid
+from stratmaster_router.settings import Settings, SettingsInvalid
 from stratmaster_router.storage.keys import ApiKeyStore
+from stratmaster_router.telemetry.audit import AuditLog
 
 app = typer.Typer(help="Make, show, replace and end self-service keys.", no_args_is_help=True)
 
 T = TypeVar("T")
+K = TypeVar("K", NewKey, ApiKey)
 
 _WIDEST = 1_000  # columns of a table
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -102,7 +106,7 @@ def create(
 ) -> None:
     """Make a key and print it, this once: the key alone on standard output, what is known of it on standard error."""
     lifetime = LIFETIME if expires_in is None else expires_in
-    _print_new(_do(lambda store: store.create(tenant, lifetime, note or ""), making=True))
+    _print_new(_act("key.create", lambda store: store.create(tenant, lifetime, note or ""), making=True))
 
 
 @app.command("list")
@@ -138,13 +142,13 @@ def rotate(
     """Make a key in the place of ID and print it as `create` does; both open for the time of grace."""
     kept = GRACE if grace is None else grace
     lifetime = LIFETIME if expires_in is None else expires_in
-    _print_new(_do(lambda store: store.rotate(key_id, None, kept, lifetime), making=True))
+    _print_new(_act("key.rotate", lambda store: store.rotate(key_id, None, kept, lifetime), making=True))
 
 
 @app.command()
 def revoke(key_id: _Id) -> None:
     """Let a key open nothing any more, for good; every router knows within 2 s."""
-    key = _do(lambda store: store.revoke(key_id, None))
+    key = _act("key.revoke", lambda store: store.revoke(key_id, None))
     print(f"The key {key.id} of tenant {key.tenant} is revoked.", file=sys.stderr)
 
 
@@ -162,8 +166,42 @@ def expire(
     """Change when a key expires, to earlier or later; without an option it expires at once."""
     if at is not None and after is not None:
         raise typer.BadParameter("give --at or --in, not both")
-    key = _do(lambda store: store.expire(key_id, None, at=at, after=after or 0))
+    key = _act("key.expire", lambda store: store.expire(key_id, None, at=at, after=after or 0))
     print(f"The key {key.id} of tenant {key.tenant} expires {_written(key.expires_at)}.", file=sys.stderr)
+
+
+def _act(act: str, work: Callable[[ApiKeyStore], Awaitable[K]], *, making: bool = False) -> K:
+    """Do `work` on a key and record that it is done. The audit log comes first: what it cannot take is not done."""
+    audit = _audit_log(read_settings(os.environ))
+    done = _do(work, making=making)
+    key = done.record if isinstance(done, NewKey) else done
+    audit.act(
+        f"command line: {_user()}", act, key.tenant, key.rotated_from or key.id if act == "key.rotate" else key.id
+    )
+    asyncio.run(audit.close())
+    if audit.lost:
+        print("This is done, but it could not be written to the audit log.", file=sys.stderr)
+    return done
+
+
+def _audit_log(settings: Settings) -> AuditLog:
+    target = settings.audit_log
+    if target == "stdout":
+        print("This is not in the audit log: ROUTER_AUDIT_LOG is a router's standard output.", file=sys.stderr)
+        target = None
+    try:
+        return AuditLog(target, b"" if target is None else settings.audit_key(), "command line")
+    except SettingsInvalid as error:
+        stop(str(error))
+    except OSError as error:
+        stop(f"ROUTER_AUDIT_LOG: {error.filename} cannot be used: {error.strerror}")
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have no name
+        return str(os.getuid())
 
 
 def _do(work: Callable[[ApiKeyStore], Awaitable[T]], *, making: bool = False, read_only: bool = False) -> T:

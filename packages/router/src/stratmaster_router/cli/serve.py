@@ -30,6 +30,7 @@ from stratmaster_router.settings import Settings, SettingsInvalid
 from stratmaster_router.storage.database import Database, DatabaseUrlInvalid, database_url
 from stratmaster_router.storage.schema import SchemaTooNew, prepare
 from stratmaster_router.telemetry.access_log import AccessLog
+from stratmaster_router.telemetry.audit import AuditLog
 from stratmaster_router.telemetry.logs import configure_logs
 from stratmaster_router.upstream.tls import tls_trouble
 
@@ -145,6 +146,7 @@ def _serve_many(settings: Settings, listener: socket.socket) -> None:
     KeyFolder(settings.admin_keys_dir)
     settings.pepper()
     AccessLog(settings.access_log)
+    asyncio.run(AuditLog(settings.audit_log, settings.audit_key(), "").close())
     with tempfile.TemporaryDirectory(prefix="stratmaster-router-") as folder:
         os.environ["ROUTER_METRICS_DIR"] = folder
         config = uvicorn.Config(

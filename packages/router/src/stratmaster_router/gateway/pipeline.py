@@ -56,6 +56,7 @@ class Gateway:
         trip = settlement.trip = Trip([])
         screened = _screen(endpoint, caller, body, snapshot)
         settlement.stream = screened.envelope.stream
+        settlement.raw_docs = screened.facts.raw_docs
         tenant = snapshot.tenants.get(caller.principal.tenant)
         if tenant is not None and tenant.snippet_chars:
             settlement.prompt = Prompt(endpoint, screened.envelope.fields, tenant.snippet_chars)

@@ -9,8 +9,6 @@ stops the loop. A process that is killed loses the lines of its last interval; t
 import asyncio
 import contextlib
 import os
-import select
-import stat
 import sys
 from collections.abc import Callable
 from datetime import datetime
@@ -19,10 +17,11 @@ import msgspec
 import structlog
 from msgspec import Struct
 
+from stratmaster_router.telemetry.lines import write_lines
+
 log = structlog.stdlib.get_logger("stratmaster_router")
 
 _INTERVAL = 0.2  # seconds
-_PIECE = 1024 * 1024  # bytes a write
 _MOST_PENDING = 50_000  # lines; where the sink stands still, lines past this are dropped and counted
 
 
@@ -72,15 +71,11 @@ class AccessLog:
         self._task: asyncio.Task[None] | None = None
         self._stop = asyncio.Event()
         self._file: int | None = None
-        self._piece = _PIECE
         if target == "stdout":
             self._file = sys.stdout.fileno()
         elif target != "off":
             # Appending, so that the lines of several workers never overwrite each other.
             self._file = os.open(target, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640)
-        if self._file is not None and stat.S_ISFIFO(os.fstat(self._file).st_mode):
-            # What several workers write to one pipe does not mix up to this size (pipe(7)).
-            self._piece = select.PIPE_BUF
 
     @property
     def enabled(self) -> bool:
@@ -136,11 +131,7 @@ class AccessLog:
             lines.clear()
             return
         try:
-            while lines:
-                end = len(lines)
-                if end > self._piece:
-                    end = lines.rfind(b"\n", 0, self._piece) + 1 or end
-                del lines[: os.write(file, lines[:end])]
+            write_lines(file, lines)
         except OSError as error:
             if not self._failing:
                 log.error("access log not written; its lines are kept and tried again", reason=error.strerror)

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 from stratmaster_router.auth.credentials import new_key, visible_id
 from stratmaster_router.cli.main import app
+from stratmaster_router.settings import Settings
 from stratmaster_router.storage.database import Database, database_url
 from stratmaster_router.storage.schema import prepare
+from support.audits import records
 from support.keys import OTHER_PEPPER, PEPPER
 from typer.testing import CliRunner
 
@@ -238,3 +240,44 @@ def test_no_database_is_made(run: Run, tmp_path: Path, monkeypatch: pytest.Monke
             assert (result.exit_code, result.stdout) == (1, "")
             assert result.stderr.startswith(message)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_every_act_is_in_the_audit_log(
+    database: Path, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By whom, to which key, in the chain of the router's own records; looking is no act."""
+    log = tmp_path / "audit.log"
+    monkeypatch.setenv("ROUTER_AUDIT_LOG", str(log))
+    monkeypatch.setenv("LOGNAME", "alice")
+    first = visible_id(run("create", "--tenant", "acme").stdout.strip().encode())
+    second = visible_id(run("rotate", first).stdout.strip().encode())
+    for words in (["expire", second, "--in", "30d"], ["revoke", second], ["revoke", "0" * 12], ["list"]):
+        run(*words)
+
+    found = records(log, key=Settings.model_validate({"key_pepper": PEPPER}).audit_key())
+    assert [(record["administrator"], record["act"], record["tenant"], record["key"]) for record in found] == [
+        ("command line: alice", "key.create", "acme", first),
+        ("command line: alice", "key.rotate", "acme", first),
+        ("command line: alice", "key.expire", "acme", second),
+        ("command line: alice", "key.revoke", "acme", second),
+    ]
+    assert database.exists()
+
+
+@pytest.mark.usefixtures("database")
+def test_what_the_audit_log_cannot_take_is_not_done(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message names the file. A router's standard output is not this command's, which says so."""
+    monkeypatch.setenv("ROUTER_AUDIT_LOG", "/nowhere/audit.log")
+    result = run("create", "--tenant", "acme")
+    assert (result.exit_code, result.stdout, result.stderr) == (
+        1,
+        "",
+        "ROUTER_AUDIT_LOG: /nowhere/audit.log cannot be used: No such file or directory\n",
+    )
+    assert listed(run) == []
+
+    monkeypatch.setenv("ROUTER_AUDIT_LOG", "stdout")
+    result = run("create", "--tenant", "acme")
+    assert result.exit_code == 0
+    assert result.stderr.startswith("This is not in the audit log: ")
+    assert visible_id(result.stdout.strip().encode()) == listed(run)[0]["id"]
