@@ -10,7 +10,7 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 from secrets import token_hex
-from typing import Any
+from typing import Any, NoReturn
 
 import structlog
 from fastapi import FastAPI, Request
@@ -27,8 +27,15 @@ from stratmaster_router.api.guard import Guard
 from stratmaster_router.api.models import model_routes
 from stratmaster_router.api.openai import OpenAIEndpoint
 from stratmaster_router.api.ops import BridgeState, ops_routes
+from stratmaster_router.api.tls import server_tls
 from stratmaster_router.auth.keys import KeyFolder
-from stratmaster_router.domain.errors import InvalidRequest, MethodNotAllowed, NotFound, RouterError
+from stratmaster_router.domain.errors import (
+    ClientCertificateRequired,
+    InvalidRequest,
+    MethodNotAllowed,
+    NotFound,
+    RouterError,
+)
 from stratmaster_router.domain.limits import Metric
 from stratmaster_router.domain.money import NANO_DOLLARS
 from stratmaster_router.domain.routing import Endpoint, Secret
@@ -51,7 +58,7 @@ from stratmaster_router.telemetry.logs import configure_logs
 from stratmaster_router.telemetry.metrics import AccountState, Gauges, Metrics
 from stratmaster_router.upstream.client import Upstreams
 from stratmaster_router.upstream.probe import is_up
-from stratmaster_router.upstream.tls import tls_trouble
+from stratmaster_router.upstream.tls import TlsUnusable, tls_trouble
 from stratmaster_router.upstream.watch import Watchdog
 
 # Twice a second: a change of the policy or of a key is in force well within the 2 s that policy.md allows.
@@ -67,7 +74,7 @@ class Router:
     """One worker's parts, wired together. `app` is the ASGI application."""
 
     def __init__(self, settings: Settings) -> None:
-        """Raises `PolicyInvalid`, and OSError where a file or folder of the settings cannot be read."""
+        """Raises `PolicyInvalid`, `TlsUnusable`, and OSError where a file or folder of the settings cannot be read."""
         self._body_timeout = settings.body_timeout
         self._shares_metrics = settings.metrics_dir is not None
         self._supervisor = os.getppid() if settings.workers > 1 else None
@@ -76,6 +83,7 @@ class Router:
             settings.policy, os.environ, tls_trouble, partial(compile_policy, bridge=self._bridge)
         )
         self._keys = KeyFolder(settings.keys_dir)
+        self._tls = server_tls(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
         self._metrics = Metrics(settings.metrics_dir)
         self._access_log = AccessLog(settings.access_log)
         self._upstreams = Upstreams(trust_env=settings.trust_env)
@@ -98,12 +106,10 @@ class Router:
             for endpoint in Endpoint
         }
         self.fastapi = self._fastapi(endpoints)
-        self.app = Guard(
-            self.fastapi,
-            {path: endpoint.serve for path, endpoint in endpoints.items()},
-            lambda: self._keys.ring,
-            Recorder(self._metrics, self._access_log, self._limiter.record),
-        )
+        serve = {path: endpoint.serve for path, endpoint in endpoints.items()}
+        recorder = Recorder(self._metrics, self._access_log, self._limiter.record)
+        self.app = Guard(self.fastapi, serve, lambda: self._keys.ring, recorder)
+        self._uncertified = Guard(self.fastapi, serve, _no_certificate, recorder)
 
     def _fastapi(self, endpoints: dict[str, OpenAIEndpoint]) -> FastAPI:
         app = FastAPI(
@@ -145,7 +151,7 @@ class Router:
         gc.freeze()
         gc.set_threshold(50_000, 20, 100)
         try:
-            yield {"head_timeout": self._body_timeout, "drain": self._drain}
+            yield self._lifespan_state()
         finally:
             refresh.cancel()
             housekeeping.cancel()
@@ -157,6 +163,11 @@ class Router:
             self._metrics.gauges.in_flight = 0
             self._metrics.share()
             self._drain.close()
+
+    def _lifespan_state(self) -> dict[str, Any]:
+        """What the server's protocol needs of the application."""
+        state = {"head_timeout": self._body_timeout, "drain": self._drain}
+        return state if self._tls is None else {**state, "tls": self._tls, "uncertified": self._uncertified}
 
     async def _open_database(self) -> bool:
         """Bring the database to this version's schema; whether it could be reached. Raises `SchemaTooNew`.
@@ -220,17 +231,34 @@ class Router:
     async def _refresh(self) -> None:
         while True:
             await asyncio.sleep(_REFRESH)
-            try:
-                if self._shares_metrics:
-                    await asyncio.to_thread(self._share)
-                await self._refresh_policy()
-                if await asyncio.to_thread(self._keys.refresh):
-                    log.info("keys changed", keys=len(self._keys.ring), problems=self._keys.ring.problems)
-            except OSError as error:
-                log.warning("files not read; what is in force stays", file=error.filename, reason=error.strerror)
+            for step in (self._refresh_keys, self._refresh_policy, self._refresh_tls, self._refresh_metrics):
+                # Each by itself: a revoked key must not stay valid because some other file cannot be read or written.
+                try:
+                    await step()
+                except OSError as error:
+                    log.warning("files not read; what is in force stays", file=error.filename, reason=error.strerror)
+                except Exception as error:  # noqa: BLE001  # whatever it is, the next change must be seen
+                    log.error("files not read; what is in force stays", exc_info=error)
             if self._supervisor is not None and os.getppid() != self._supervisor:
                 log.error("the supervisor is gone, so this worker ends")
                 os.kill(os.getpid(), signal.SIGTERM)
+
+    async def _refresh_metrics(self) -> None:
+        if self._shares_metrics:
+            await asyncio.to_thread(self._share)
+
+    async def _refresh_keys(self) -> None:
+        if await asyncio.to_thread(self._keys.refresh):
+            log.info("keys changed", keys=len(self._keys.ring), problems=self._keys.ring.problems)
+
+    async def _refresh_tls(self) -> None:
+        if self._tls is None:
+            return
+        try:
+            if await asyncio.to_thread(self._tls.refresh):
+                log.info("certificates changed")
+        except TlsUnusable as unusable:
+            log.error("certificate change refused; the last good files stay in force", reason=str(unusable))
 
     async def _refresh_policy(self) -> None:
         result = await asyncio.to_thread(self._policy.refresh)
@@ -250,7 +278,7 @@ class Router:
 def create_app() -> Guard:
     """One worker's ASGI application, configured by the environment. Raises what `Settings` and `Router` raise.
 
-    An invalid policy ends the process.
+    An invalid policy ends the process, and so do certificate files that cannot be used.
     """
     settings = Settings.from_environ(os.environ)
     configure_logs(settings.log_level)
@@ -260,6 +288,16 @@ def create_app() -> Guard:
         # A worker that is started anew while the policy is invalid; the supervisor tries again until it is mended.
         log.error("worker not started: the policy is invalid", problems=[str(problem) for problem in error.problems])
         sys.exit(1)
+    except TlsUnusable as error:
+        log.error("worker not started: TLS cannot be served", reason=str(error))
+        sys.exit(1)
+
+
+def _no_certificate() -> NoReturn:
+    """Take the place of the keys, for a connection whose client has shown no certificate."""
+    raise ClientCertificateRequired(
+        "A client certificate is required: connect with one that the router's client CA has issued."
+    )
 
 
 def _account_state(lease: Lease, now: int) -> AccountState:

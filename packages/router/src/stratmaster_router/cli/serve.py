@@ -18,6 +18,7 @@ from uvicorn.supervisors import Multiprocess
 
 from stratmaster_router.api.drain import END_AT_ONCE
 from stratmaster_router.api.protocol import RouterProtocol
+from stratmaster_router.api.tls import over_tls, server_tls
 from stratmaster_router.auth.keys import KeyFolder
 from stratmaster_router.cli.supervise import supervised_bridge
 from stratmaster_router.limits.store import StoreUnavailable
@@ -28,14 +29,13 @@ from stratmaster_router.storage.database import Database, DatabaseUrlInvalid, da
 from stratmaster_router.storage.schema import SchemaTooNew, prepare
 from stratmaster_router.telemetry.access_log import AccessLog
 from stratmaster_router.telemetry.logs import configure_logs
-from stratmaster_router.upstream.tls import tls_trouble
+from stratmaster_router.upstream.tls import TlsUnusable, tls_trouble
 
 _BACKLOG = 4096
 _ENDED_BY_ITSELF = 10  # seconds in which every request has ended once api/drain.py has interrupted it
 
 _OPTIONS: dict[str, Any] = {
     "loop": "uvloop",
-    "http": RouterProtocol,
     "ws": "none",
     "lifespan": "on",
     "log_config": None,
@@ -79,6 +79,8 @@ def serve(
         )
     except DatabaseUrlInvalid as error:
         _stop(f"ROUTER_DATABASE_URL: {error}")
+    except TlsUnusable as error:
+        _stop(f"TLS cannot be served: {error}")
     except OSError as error:
         _stop(f"{error.filename or 'a file'} cannot be used: {error.strerror}")
 
@@ -138,6 +140,7 @@ def _serve_many(settings: Settings, listener: socket.socket) -> None:
     PolicySource(settings.policy, os.environ, tls_trouble)
     KeyFolder(settings.keys_dir)
     AccessLog(settings.access_log)
+    server_tls(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
     with tempfile.TemporaryDirectory(prefix="stratmaster-router-") as folder:
         os.environ["ROUTER_METRICS_DIR"] = folder
         config = uvicorn.Config(
@@ -147,8 +150,12 @@ def _serve_many(settings: Settings, listener: socket.socket) -> None:
 
 
 def _options(settings: Settings) -> dict[str, Any]:
-    # The server's own patience is for what should not happen.
-    return {**_OPTIONS, "timeout_graceful_shutdown": math.ceil(settings.drain_timeout) + _ENDED_BY_ITSELF}
+    return {
+        **_OPTIONS,
+        "http": RouterProtocol if settings.tls_cert is None else over_tls,
+        # The server's own patience is for what should not happen.
+        "timeout_graceful_shutdown": math.ceil(settings.drain_timeout) + _ENDED_BY_ITSELF,
+    }
 
 
 class _Supervisor(Multiprocess):
