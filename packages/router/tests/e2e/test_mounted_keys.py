@@ -62,7 +62,7 @@ def test_rotation_under_load_refuses_no_request_and_kills_the_old_key(secret: Mo
 
                 secret.write({"acme": f"{new}\n", "globex": "sk-globex\n"})
                 dead = eventually(
-                    lambda old=old: [status(probe, old) for probe in probes],  # type: ignore[misc]
+                    lambda old=old: [status(probe, old) for probe in probes],  # type: ignore[misc]  # mypy knows no default of a lambda
                     lambda seen: seen == [401, 401],
                     IN_FORCE_WITHIN,
                 )

@@ -278,7 +278,7 @@ def test_pair_that_does_not_fit_leaves_the_last_good_one(mocked: Mock, folder: T
         with calling(lambda: one_call(served, tls, "/healthz").status) as load:
             for number, files in enumerate(changes, 1):
                 folder.swap(*files)
-                wait_until(lambda number=number: served.stderr().count(refused) == number, "refused")  # type: ignore[misc]
+                wait_until(lambda number=number: served.stderr().count(refused) == number, "refused")  # type: ignore[misc]  # mypy knows no default of a lambda
                 assert shown(served) == leaf(first)
             (folder.path / "..data").unlink()
             wait_until(lambda: served.stderr().count(refused) == 6, "missing files are refused")
