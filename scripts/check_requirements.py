@@ -147,7 +147,7 @@ def _troubles() -> Iterator[str]:
     for name in ("dev", "litellm"):
         for trouble in not_as_locked({entry.name: entry.version for entry in locks["runtime"]}, locks[name]):
             yield f"requirements/{name}.txt: {trouble.replace('installed', 'in runtime.txt')}"
-    installed = {canonicalize_name(each.name): each.version for each in distributions()}
+    installed = {str(canonicalize_name(each.name)): each.version for each in distributions()}
     yield from not_as_locked(installed, [*locks["dev"], *locks["bootstrap"]])
     for folder in site.getsitepackages():
         yield from starters(Path(folder))

@@ -237,7 +237,7 @@ class Router:
                     await step()
                 except OSError as error:
                     log.warning("files not read; what is in force stays", file=error.filename, reason=error.strerror)
-                except Exception as error:  # noqa: BLE001  # whatever it is, the next change must be seen
+                except Exception as error:  # whatever it is, the next change must be seen
                     log.error("files not read; what is in force stays", exc_info=error)
             if self._supervisor is not None and os.getppid() != self._supervisor:
                 log.error("the supervisor is gone, so this worker ends")

@@ -38,7 +38,7 @@ def check() -> ModuleType:
 def test_lock_holds_pinned_requirements_and_nothing_else(check: ModuleType, line: str, problem: str) -> None:
     """A range, an address, an index or a folder would install what nobody has looked at."""
     with pytest.raises(check.Unreadable) as raised:
-        check.entries(f"idna==3.20 \\\n    {HASH}\n{line} {HASH}\n")
+        check.entries(f"idna==3.20 \\\n    {HASH}\n{line}\n")
     assert str(raised.value) == problem
 
 

@@ -11,11 +11,14 @@ from support.mounted import MountedSecret
 from support.processes import Deadline, Line, Served, serving
 
 IN_FORCE_WITHIN = 2.0  # seconds; issue 5
-TENANTS = POLICY.format(mock="http://127.0.0.1:9") + """
+TENANTS = (
+    POLICY.format(mock="http://127.0.0.1:9")
+    + """
   globex:
     providers:
       first: {models: {reasoning: {default: gpt-4.1}}}
 """
+)
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import contextlib
 import socket
 import ssl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -111,9 +111,9 @@ def test_older_tls_is_refused(mocked: Mock, folder: TlsFolder, tmp_path: Path) -
     old = client_context(AUTHORITY)
     old.set_ciphers("ALL:@SECLEVEL=0")
     with serving(tmp_path, POLICY.format(mock=mocked.url), environ=variables(folder), tls=tls) as served:
-        with pytest.warns(DeprecationWarning):
+        with pytest.warns(DeprecationWarning, match="TLSv1 is deprecated"):
             old.minimum_version = ssl.TLSVersion.TLSv1
-        with pytest.warns(DeprecationWarning):
+        with pytest.warns(DeprecationWarning, match="TLSv1_1 is deprecated"):
             old.maximum_version = ssl.TLSVersion.TLSv1_1
         with pytest.raises(OSError, match=r"."):
             one_call(served, old, "/healthz")
@@ -126,9 +126,7 @@ def guarded(mocked: Mock, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     folder = tmp_path_factory.mktemp("guarded")
     files = TlsFolder(folder / "tls", bundle(CLIENTS), own())
     tls = client_context(AUTHORITY, CLIENTS.issue_cert("service.example"))
-    with serving(
-        folder, POLICY.format(mock=mocked.url), environ=variables(files, clients=True), tls=tls
-    ) as served:
+    with serving(folder, POLICY.format(mock=mocked.url), environ=variables(files, clients=True), tls=tls) as served:
         yield served
 
 
@@ -161,12 +159,15 @@ def test_client_without_a_certificate_gets_no_further_than_probes(guarded: Serve
             "retryable": False,
             "request_id": answer.headers["x-request-id"],
         }
-        logged = eventually(
-            lambda: [line for line in guarded.access_lines() if line["request_id"] == error["request_id"]], bool
-        )
-        assert [(line["status"], line["code"], line.get("tenant")) for line in logged] == [
-            (401, "client_certificate_required", None)
-        ]
+    logged = eventually(lambda: logged_as(guarded, answers), lambda lines: len(lines) == 2)
+    assert logged == [(401, "client_certificate_required", None)] * 2
+
+
+def logged_as(served: Served, answers: list[Answer]) -> list[tuple[int, str, str | None]]:
+    """Status, code and tenant in the access log of these answers."""
+    ids = {answer.headers["x-request-id"] for answer in answers}
+    lines = [line for line in served.access_lines() if line["request_id"] in ids]
+    return [(line["status"], line["code"], line.get("tenant")) for line in lines]
 
 
 @pytest.mark.parametrize("path", OPEN)
@@ -234,6 +235,11 @@ def test_openai_client_speaks_https_with_a_certificate(guarded: Served) -> None:
     assert answers == [("echo: one two three", True), ("client_certificate_required", False)]
 
 
+def asking(line: Line) -> Callable[[], int]:
+    """A caller over a kept connection."""
+    return lambda: line.post("/v1/chat/completions", CHAT).status
+
+
 def test_renewed_certificate_is_shown_within_two_seconds_and_no_request_fails(
     mocked: Mock, folder: TlsFolder, tmp_path: Path
 ) -> None:
@@ -245,9 +251,8 @@ def test_renewed_certificate_is_shown_within_two_seconds_and_no_request_fails(
         served.lines(2, each=2) as found,
     ):
         kept = [line for lines in found.values() for line in lines]
-        calls = [lambda line=line: line.post("/v1/chat/completions", CHAT).status for line in kept]
-        calls += [lambda: one_call(served, tls).status] * 2
-        with calling(*calls) as load:
+        fresh = [lambda: one_call(served, tls).status] * 2
+        with calling(*[asking(line) for line in kept], *fresh) as load:
             for _ in range(3):
                 renewed = own()
                 folder.swap(bundle(CLIENTS), chain(renewed), key(renewed))
@@ -366,7 +371,7 @@ HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nHost: router\r\nX-Tenant-ID: acme
 HALVES = {
     "nothing": (b"", b""),
     "half a head": (b"GET /healthz HTTP/1.1\r\nHost:", b""),
-    "half a body": (HEAD % ACME_KEY.encode() + b"Content-Length: 50\r\n\r\n{", b"HTTP/1.1 408 "),
+    "half a body": (HEAD % ACME_KEY.encode() + b"Connection: close\r\nContent-Length: 50\r\n\r\n{", b"HTTP/1.1 408 "),
     "a huge head": (b"GET /healthz HTTP/1.1\r\nX-A: " + b"a" * 1_000_000, b"HTTP/1.1 400 "),
 }
 

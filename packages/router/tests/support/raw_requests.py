@@ -38,7 +38,9 @@ _messages = st.lists(
     st.fixed_dictionaries({"role": _roles, "content": _short | st.none() | st.lists(_harmless, max_size=2)}), max_size=2
 )
 _kinds = st.one_of(
-    st.sampled_from(["file", "document", "input_file", "document_url", "container_upload", "File", "TEXT", "text ", ""]),
+    st.sampled_from(
+        ["file", "document", "input_file", "document_url", "container_upload", "File", "TEXT", "text ", ""]
+    ),
     st.sampled_from([None, True, 7, 1.5, ["text"], {"type": "text"}, [["text"]]]),
     st.text().filter(lambda kind: kind not in _KNOWN),
 )
@@ -160,9 +162,9 @@ def long_texts(draw: st.DrawFn) -> Planted:
     form = draw(st.sampled_from(["string", "part", "result", "prediction"]))
     spoken = draw(st.sampled_from(["user", "tool", "function", "User", "x"]))
     if form == "prediction":
-        predicted = draw(st.sampled_from([text, [{"type": "text", "text": text}]]))
-        fields = {**_HELLO[endpoint], "prediction": {"type": "content", "content": predicted}}
-        return Planted(endpoint, fields, False)
+        predicted: Any = draw(st.sampled_from([text, [{"type": "text", "text": text}]]))
+        prediction = {"type": "content", "content": predicted}
+        return Planted(endpoint, {**_HELLO[endpoint], "prediction": prediction}, False)
     if form == "string":
         message: Fields = {"role": spoken, "content": text}
     elif form == "part":
@@ -188,7 +190,7 @@ def _white(chance: random.Random) -> str:
 
 
 def _string(text: str, chance: random.Random) -> str:
-    """A JSON string, some of its letters as `\\u` and digits in either case."""
+    """A JSON string, some of its letters as escapes with digits in either case."""
     if chance.random() < 0.5:
         return json.dumps(text, ensure_ascii=chance.random() < 0.5)
     escaped = [

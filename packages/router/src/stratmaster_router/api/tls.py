@@ -1,7 +1,7 @@
 """TLS of the router itself: the certificate that it shows, and the clients' certificates that it asks for.
 
-uvicorn's server keeps the context that it was started with. Here each connection gets the one of its own moment, so that
-files that are renewed are in force without a restart, and what is under way goes on (docs/decisions/0020-tls.md).
+uvicorn's server keeps the context that it was started with. Here each connection gets the one of its own moment, so
+that renewed files are in force without a restart, and what is under way goes on (docs/decisions/0020-tls.md).
 """
 
 import asyncio
@@ -25,8 +25,8 @@ _Held = tuple[PemFile | str, ...]
 class ServerTls:
     """The router's certificate files. `context` is for the connections that begin now: one reference, replaced whole.
 
-    With `client_ca` a client without a certificate is let in as far as the paths that need no credential, and one with a
-    bad certificate not at all. `refresh` is called by one thread at a time; `context` may be read by any.
+    With `client_ca` a client without a certificate is let in as far as the paths that need no credential, and one with
+    a bad certificate not at all. `refresh` is called by one thread at a time; `context` may be read by any.
     Raises `TlsUnusable` where the files cannot be used at the start.
     """
 
@@ -40,8 +40,8 @@ class ServerTls:
     def refresh(self) -> bool:
         """Read the files again; whether others are in force now. Blocking.
 
-        A change counts once two calls in a row have read the same: a file that is being written may be half there, and a
-        certificate without those between it and its authority is a valid one.
+        A change counts once two calls in a row have read the same: a file that is being written may be half there, and
+        a certificate without those between it and its authority is a valid one.
         Raises `TlsUnusable`, once for each content, where the files cannot be used; the last good ones stay in force.
         """
         held = self._read()
@@ -68,8 +68,8 @@ def server_tls(cert: Path | None, key: Path | None, client_ca: Path | None) -> S
 class TlsProtocol(RouterProtocol):
     """`RouterProtocol` inside TLS.
 
-    The application's lifespan state has `tls` (a `ServerTls`) and `uncertified`: the application for clients that show no
-    certificate where one is asked for.
+    The application's lifespan state has `tls` (a `ServerTls`) and `uncertified`: the application for clients that show
+    no certificate where one is asked for.
     """
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn declares it

@@ -4,7 +4,7 @@ Whatever is not known to be harmless counts as a raw document. Where the rule le
 
 - the URL of an `image_url` part must be http, https or an image's data, and no `format` may say otherwise: LiteLLM
   takes that for the type of the data;
-- a role that is not the operator's or the model's counts as the user's, and a tool result as the tool's, whoever says it;
+- a role that is not the operator's or the model's counts as the user's, and a tool result as a tool's in any of them;
 - a prediction, a suffix and what a chat template is given are judged like messages: they reach the model as well;
 - an embedding input that is a data: URL is a file, as LiteLLM reads it; embeddings of a prompt may stand for any text;
 - a token of a pre-tokenised input counts as the longest text that one token can stand for;
@@ -78,15 +78,36 @@ def _messages(messages: list[dict[str, Any]]) -> _Judged:
             reason = reason or found
             if message["role"] in _UNMEASURED_ROLES:
                 length = of_tools
-            if length > longest:
-                longest = length
+            longest = max(longest, length)
     return reason, longest
 
 
 def _parts(parts: list[Any]) -> tuple[str | None, int, int]:
-    """Why they are raw documents or None, the length of their longest text, and of the longest that is a tool's."""
+    """Why they are raw documents or None, the length of their longest text, and of the longest that is a tool's.
+
+    Results of tools within each other are judged one after the other, so that no depth is too deep.
+    """
+    results: list[Any] = []
+    reason, longest = _judged(parts, results)
+    of_tools = 0
+    for content in results:
+        found: str | None = None
+        length = 0
+        if type(content) is list:
+            found, length = _judged(content, results)
+        elif type(content) is str:
+            length = len(content)
+        elif content is not None:
+            found = "a tool result holds something other than text"
+        reason = reason or found
+        of_tools = max(of_tools, length)
+    return reason, max(longest, of_tools), of_tools
+
+
+def _judged(parts: list[Any], results: list[Any]) -> _Judged:
+    """Judge and measure parts; what tool results among them hold is left to be judged in `results`."""
     reason: str | None = None
-    longest = of_tools = 0
+    longest = 0
     for part in parts:
         kind = part.get("type") if type(part) is dict else None
         if kind in ("text", "refusal"):
@@ -95,39 +116,19 @@ def _parts(parts: list[Any]) -> tuple[str | None, int, int]:
                 longest = max(longest, len(text))
             else:
                 reason = reason or "a text part holds something other than text"
-            if len(part) > 2 and _misspelt(part, _PART):
-                reason = reason or _MISSPELT
+        elif kind == "image_url":
+            if not _is_image(part.get("image_url")):
+                reason = reason or "an image_url part holds data that is not an image"
+        elif kind == "tool_result":
+            results.append(part.get("content"))
+        elif kind == "input_audio":
+            if type(part.get("input_audio")) is not dict:
+                reason = reason or "an input_audio part holds something other than sound"
         else:
-            found, length = _other_part(kind, part)
-            reason = reason or found
-            of_tools = max(of_tools, length)
-    return reason, max(longest, of_tools), of_tools
-
-
-def _other_part(kind: Any, part: Any) -> _Judged:
-    """Judge a part that is no text; a tool result's length is that of its longest text."""
-    found: str | None = None
-    length = 0
-    if kind == "image_url":
-        if not _is_image(part.get("image_url")):
-            found = "an image_url part holds data that is not an image"
-    elif kind == "tool_result":
-        found, length = _result(part.get("content"))
-    elif kind == "input_audio":
-        if type(part.get("input_audio")) is not dict:
-            found = "an input_audio part holds something other than sound"
-    else:
-        return "a content part is of a type that may hold a document", 0
-    return found or (_MISSPELT if _misspelt(part, _PART) else None), length
-
-
-def _result(content: Any) -> _Judged:
-    if type(content) is list:
-        found, length, _ = _parts(content)
-        return found, length
-    if type(content) is str:
-        return None, len(content)
-    return None if content is None else "a tool result holds something other than text", 0
+            reason = reason or "a content part is of a type that may hold a document"
+        if reason is None and (len(part) > 2 or kind == "tool_result") and _misspelt(part, _PART):
+            reason = _MISSPELT
+    return reason, longest
 
 
 def _is_image(image: Any) -> bool:

@@ -135,8 +135,7 @@ def test_part_of_a_message_is_judged_and_measured(
 def test_part_of_the_operators_or_the_models_message_is_judged_but_not_measured(
     part: dict[str, Any], reason: str | None, length: int, role: str
 ) -> None:
-    """A document is one whoever says it; a length counts only for what the user or a tool says, and a tool's result is
-    a tool's wherever it stands."""
+    """A document is one whoever says it; a length counts only for what the user says, and for a tool's result."""
     expected = length if part.get("type") == "tool_result" else 0
     assert screen(CHAT, chat(part, role=role), None) == (reason, expected)
 
