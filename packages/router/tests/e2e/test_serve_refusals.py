@@ -22,7 +22,7 @@ tenants:
 def refused(folder: Path, arguments: list[str], environ: dict[str, str], workers: int) -> list[str]:
     """The lines that `serve` prints when it cannot start; it must end with 1, in words and not in a traceback."""
     (folder / "policy.yaml").write_text(VALID)
-    ended = finished([COMMAND, "serve", *arguments, "--workers", str(workers)], folder, environ, seconds=10)
+    ended = finished([COMMAND, "serve", *arguments, "--workers", str(workers)], folder, environ, seconds=60)
     assert (ended.returncode, ended.stdout, ended.stderr.count("Traceback")) == (1, "", 0)
     return ended.stderr.splitlines()
 

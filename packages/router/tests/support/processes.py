@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -304,8 +305,8 @@ class Served(Process):
                 # All are opened before any is answered, so that no worker is idle enough to take every one.
                 fresh = [Line(self.port, self._tls) for _ in range(8 * workers)]
                 opened += fresh
-                for line in fresh:
-                    line.send("GET", "/healthz")
+                with ThreadPoolExecutor(len(fresh)) as pool:  # a handshake waits for the worker
+                    list(pool.map(lambda line: line.send("GET", "/healthz"), fresh))
                 for line in fresh:
                     found.setdefault(line.receive().worker, []).append(line)
             yield {worker: lines[:each] for worker, lines in found.items()}
