@@ -45,6 +45,9 @@ _OPTIONS: dict[str, Any] = {
     # Longer than the idle time of the usual load balancers: they close first, and no request meets a closing socket.
     "timeout_keep_alive": 75,
     "backlog": _BACKLOG,
+    # A worker answers its supervisor once it has imported what it needs: on a busy machine, or with a part of a core,
+    # that takes longer than uvicorn's 5 seconds, and workers would be killed and started for ever.
+    "timeout_worker_healthcheck": 60,
 }
 
 

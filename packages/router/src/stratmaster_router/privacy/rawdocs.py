@@ -192,11 +192,11 @@ def _input(value: Any) -> _Judged:
 def _file_among(value: Any) -> str | None:
     """Why one of the inputs to embed is a file."""
     for text in [value] if type(value) is str else value:
-        if type(text) is str and _data_url(text):
+        if type(text) is str and text[4:5] == ":" and _data_url(text):
             return "an input is a data: URL of something other than an image"
     return None
 
 
 def _misspelt(members: Mapping[str, Any], names: frozenset[str]) -> bool:
     """Whether a member has one of `names` but for its case."""
-    return not members.keys() <= names and any(name.casefold() in names and name not in names for name in members)
+    return not names.issuperset(members) and any(name.casefold() in names and name not in names for name in members)

@@ -123,7 +123,7 @@ def read_envelope(endpoint: Endpoint, body: bytes) -> Envelope:
     Fields that the router does not need are not checked.
     """
     fields, text, places = _read(body)
-    if not fields.keys() <= _NAMES:
+    if not _NAMES.issuperset(fields):
         _check_spelling(fields)
 
     model = fields.get("model")
