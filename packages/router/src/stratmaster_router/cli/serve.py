@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 import tempfile
+import time
 from multiprocessing import connection, get_context
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -15,6 +16,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 import uvicorn
 from uvicorn.supervisors import Multiprocess
+from uvicorn.supervisors.multiprocess import Process
 
 from stratmaster_router.api.drain import END_AT_ONCE
 from stratmaster_router.api.protocol import RouterProtocol
@@ -32,6 +34,7 @@ from stratmaster_router.telemetry.logs import configure_logs
 from stratmaster_router.upstream.tls import TlsUnusable, tls_trouble
 
 _BACKLOG = 4096
+_START = 60.0  # seconds for a worker to be able to answer its supervisor
 _ENDED_BY_ITSELF = 10  # seconds in which every request has ended once api/drain.py has interrupted it
 
 _OPTIONS: dict[str, Any] = {
@@ -45,9 +48,6 @@ _OPTIONS: dict[str, Any] = {
     # Longer than the idle time of the usual load balancers: they close first, and no request meets a closing socket.
     "timeout_keep_alive": 75,
     "backlog": _BACKLOG,
-    # A worker answers its supervisor once it has imported what it needs: on a busy machine, or with a part of a core,
-    # that takes longer than uvicorn's 5 seconds, and workers would be killed and started for ever.
-    "timeout_worker_healthcheck": 60,
 }
 
 
@@ -162,7 +162,24 @@ def _options(settings: Settings) -> dict[str, Any]:
 
 
 class _Supervisor(Multiprocess):
-    """uvicorn's supervisor, which also hears a second signal while it waits for its workers to drain."""
+    """uvicorn's supervisor, which also hears a second signal while it waits for its workers to drain.
+
+    It kills a worker that does not answer within 5 seconds. One that is starting cannot answer before it has imported
+    what it needs; on a busy machine, or with a part of a core, that takes longer, and workers would be killed and
+    started for ever. So they are asked once they have had the time.
+    """
+
+    def __init__(self, config: uvicorn.Config, sockets: list[socket.socket]) -> None:
+        super().__init__(config, sockets)
+        self._since: dict[Process, float] = {}
+
+    def keep_subprocess_alive(self) -> None:
+        now = time.monotonic()
+        self._since = {each: self._since.get(each, now) for each in self.processes}
+        starting = [each for each, since in self._since.items() if now - since < _START and each.process.is_alive()]
+        self.processes = [each for each in self.processes if each not in starting]
+        super().keep_subprocess_alive()
+        self.processes += starting
 
     def handle_int(self) -> None:
         self.handle_term()
