@@ -18,6 +18,8 @@ check: .venv/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+	$(UV) check -q -p $(BIN)/python
+	$(BIN)/python scripts/check_requirements.py
 
 fmt: .venv/.dev
 	$(BIN)/ruff check --fix .

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from functools import partial
 from secrets import token_hex
-from typing import Any
+from typing import Any, NoReturn
 
 import structlog
 from fastapi import FastAPI, Request
@@ -29,13 +29,21 @@ from stratmaster_router.api.guard import Guard
 from stratmaster_router.api.models import model_routes
 from stratmaster_router.api.openai import OpenAIEndpoint
 from stratmaster_router.api.ops import BridgeState, ops_routes
+from stratmaster_router.api.tls import server_tls
 from stratmaster_router.auth.authenticate import authenticate, authenticate_administrator
 from stratmaster_router.auth.credentials import Pepper
 from stratmaster_router.auth.issued import IssuedKeys
 from stratmaster_router.auth.issuers import Issuers
 from stratmaster_router.auth.jwks import LARGEST_SET
 from stratmaster_router.auth.keys import KeyFolder
-from stratmaster_router.domain.errors import InvalidJson, InvalidRequest, MethodNotAllowed, NotFound, RouterError
+from stratmaster_router.domain.errors import (
+    ClientCertificateRequired,
+    InvalidJson,
+    InvalidRequest,
+    MethodNotAllowed,
+    NotFound,
+    RouterError,
+)
 from stratmaster_router.domain.limits import Metric
 from stratmaster_router.domain.money import NANO_DOLLARS
 from stratmaster_router.domain.routing import Administrator, Endpoint, Principal, Secret
@@ -65,7 +73,7 @@ from stratmaster_router.telemetry.metrics import AccountState, Gauges, Metrics
 from stratmaster_router.upstream.client import Upstreams
 from stratmaster_router.upstream.fetch import fetch
 from stratmaster_router.upstream.probe import is_up
-from stratmaster_router.upstream.tls import tls_trouble
+from stratmaster_router.upstream.tls import TlsUnusable, tls_trouble
 from stratmaster_router.upstream.watch import Watchdog
 
 # Twice a second: a change of the policy or of a key is in force well within the 2 s that policy.md allows.
@@ -82,7 +90,7 @@ class Router:
     """One worker's parts, wired together. `app` is the ASGI application; `redactor` stands before every log."""
 
     def __init__(self, settings: Settings) -> None:
-        """Raises `PolicyInvalid`, `SettingsInvalid`, and OSError where a file or folder cannot be read."""
+        """Raises `PolicyInvalid`, `SettingsInvalid`, `TlsUnusable`, and OSError where a file cannot be read."""
         self._body_timeout = settings.body_timeout
         self._shares_metrics = settings.metrics_dir is not None
         self._supervisor = os.getppid() if settings.workers > 1 else None
@@ -96,6 +104,7 @@ class Router:
         self._issuers = Issuers(partial(fetch, limit=LARGEST_SET, within=_FETCH, trust_env=settings.trust_env))
         self._issuers.follow(self._policy.snapshot.service_accounts)
         self._administrators = KeyFolder(settings.admin_keys_dir)
+        self._tls = server_tls(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
         self._metrics = Metrics(settings.metrics_dir)
         self._access_log = AccessLog(settings.access_log)
         self._process = f"{socket.gethostname()}-{os.getpid()}-{token_hex(4)}"
@@ -124,14 +133,11 @@ class Router:
             for endpoint in Endpoint
         }
         self.fastapi = self._fastapi(endpoints)
-        self.app = Guard(
-            self.fastapi,
-            {path: endpoint.serve for path, endpoint in endpoints.items()},
-            self._judge,
-            self._judge_administrator,
-            self._issuers.look_again,
-            Recorder(self._metrics, self._access_log, self._audit, self._limiter.record, self.redactor),
-        )
+        serve = {path: endpoint.serve for path, endpoint in endpoints.items()}
+        recorder = Recorder(self._metrics, self._access_log, self._audit, self._limiter.record, self.redactor)
+        look_again = self._issuers.look_again
+        self.app = Guard(self.fastapi, serve, self._judge, self._judge_administrator, look_again, recorder)
+        self._uncertified = Guard(self.fastapi, serve, _no_certificate, _no_certificate, look_again, recorder)
 
     def _judge(self, authorization: bytes | None, tenant: bytes | None) -> Principal:
         return authenticate(self._keys.ring, self._issued.ring, self._issuers.assertions, authorization, tenant)
@@ -190,7 +196,7 @@ class Router:
         gc.freeze()
         gc.set_threshold(50_000, 20, 100)
         try:
-            yield {"head_timeout": self._body_timeout, "drain": self._drain}
+            yield self._lifespan_state()
         finally:
             refresh.cancel()
             following.cancel()
@@ -206,6 +212,11 @@ class Router:
             self._metrics.gauges.in_flight = 0
             self._metrics.share()
             self._drain.close()
+
+    def _lifespan_state(self) -> dict[str, Any]:
+        """What the server's protocol needs of the application."""
+        state = {"head_timeout": self._body_timeout, "drain": self._drain}
+        return state if self._tls is None else {**state, "tls": self._tls, "uncertified": self._uncertified}
 
     async def _open_database(self) -> bool:
         """Bring the database to this version's schema; whether it could be reached. Raises `SchemaTooNew`.
@@ -278,20 +289,37 @@ class Router:
         while True:
             await asyncio.sleep(_REFRESH)
             self._issuers.refresh()
-            try:
-                if self._shares_metrics:
-                    await asyncio.to_thread(self._share)
-                await self._refresh_policy()
-                if await asyncio.to_thread(self._keys.refresh):
-                    log.info("keys changed", keys=len(self._keys.ring), problems=self._keys.ring.problems)
-                if await asyncio.to_thread(self._administrators.refresh):
-                    ring = self._administrators.ring
-                    log.info("keys of administrators changed", keys=len(ring), problems=ring.problems)
-            except OSError as error:
-                log.warning("files not read; what is in force stays", file=error.filename, reason=error.strerror)
+            for step in (self._refresh_keys, self._refresh_policy, self._refresh_tls, self._refresh_metrics):
+                # Each by itself: a revoked key must not stay valid because some other file cannot be read or written.
+                try:
+                    await step()
+                except OSError as error:
+                    log.warning("files not read; what is in force stays", file=error.filename, reason=error.strerror)
+                except Exception as error:  # whatever it is, the next change must be seen
+                    log.error("files not read; what is in force stays", exc_info=error)
             if self._supervisor is not None and os.getppid() != self._supervisor:
                 log.error("the supervisor is gone, so this worker ends")
                 os.kill(os.getpid(), signal.SIGTERM)
+
+    async def _refresh_metrics(self) -> None:
+        if self._shares_metrics:
+            await asyncio.to_thread(self._share)
+
+    async def _refresh_keys(self) -> None:
+        if await asyncio.to_thread(self._keys.refresh):
+            log.info("keys changed", keys=len(self._keys.ring), problems=self._keys.ring.problems)
+        if await asyncio.to_thread(self._administrators.refresh):
+            ring = self._administrators.ring
+            log.info("keys of administrators changed", keys=len(ring), problems=ring.problems)
+
+    async def _refresh_tls(self) -> None:
+        if self._tls is None:
+            return
+        try:
+            if await asyncio.to_thread(self._tls.refresh):
+                log.info("certificates changed")
+        except TlsUnusable as unusable:
+            log.error("certificate change refused; the last good files stay in force", reason=str(unusable))
 
     async def _refresh_policy(self) -> None:
         former = self._policy.document
@@ -336,7 +364,7 @@ def serving_app(settings: Settings) -> Guard:
 def create_app() -> Guard:
     """One worker's ASGI application, configured by the environment. Raises what `Settings` and `Router` raise.
 
-    An invalid policy ends the process.
+    An invalid policy ends the process, and so do certificate files that cannot be used.
     """
     settings = Settings.from_environ(os.environ)
     configure_logs(settings.log_level, partial(redact, Detector()))
@@ -346,6 +374,16 @@ def create_app() -> Guard:
         # A worker that is started anew while the policy is invalid; the supervisor tries again until it is mended.
         log.error("worker not started: the policy is invalid", problems=[str(problem) for problem in error.problems])
         sys.exit(1)
+    except TlsUnusable as error:
+        log.error("worker not started: TLS cannot be served", reason=str(error))
+        sys.exit(1)
+
+
+def _no_certificate(*_: bytes | None) -> NoReturn:
+    """Judges in the place of the keys, for a connection whose client has shown no certificate."""
+    raise ClientCertificateRequired(
+        "A client certificate is required: connect with one that the router's client CA has issued."
+    )
 
 
 def _account_state(lease: Lease, now: int) -> AccountState:

@@ -4,9 +4,9 @@ import hmac
 from collections.abc import Mapping
 from pathlib import Path
 from secrets import token_bytes
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
 _PREFIX = "ROUTER_"
 _LEAST_PEPPER = 32  # bytes
@@ -24,6 +24,9 @@ class Settings(BaseModel):
     policy: Path = Field(Path("configs/router/models-policy.yaml"), description="The policy file.")
     host: str = Field("127.0.0.1", description="The address to listen on.")
     port: int = Field(8086, ge=0, le=65535, description="The port to listen on; 0 picks a free one.")
+    tls_cert: Path | None = Field(None, description="The router's own certificate; with it, it serves https.")
+    tls_key: Path | None = Field(None, description="The key of that certificate.")
+    tls_client_ca: Path | None = Field(None, description="Who issues the certificates that clients must show.")
     workers: int = Field(1, ge=1, le=256, description="Worker processes; each is one event loop.")
     keys_dir: Path | None = Field(None, description="Folder with the tenants' API keys; without it no key is valid.")
     admin_keys_dir: Path | None = Field(None, description="Folder with the keys of administrators, one file each.")
@@ -55,6 +58,14 @@ class Settings(BaseModel):
     bridge_token: SecretStr | None = Field(None, description="The key that the LiteLLM bridge wants of its callers.")
     bridge_python: str | None = Field(None, description="The Python in whose environment LiteLLM is, if not this one.")
     trust_env: bool = Field(False, description="Whether HTTP_PROXY and its kin apply to upstreams.")
+
+    @model_validator(mode="after")
+    def _tls_is_whole(self) -> Self:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("ROUTER_TLS_CERT and ROUTER_TLS_KEY go together: set both or neither")
+        if self.tls_client_ca is not None and self.tls_cert is None:
+            raise ValueError("ROUTER_TLS_CLIENT_CA needs ROUTER_TLS_CERT and ROUTER_TLS_KEY")
+        return self
 
     @property
     def bridge_secret(self) -> str:
@@ -106,5 +117,9 @@ class Settings(BaseModel):
         try:
             return cls.model_validate(given)
         except ValidationError as error:
-            problems = [f"{_PREFIX}{str(e['loc'][0]).upper()}: {e['msg']}" for e in error.errors()]
+            problems = [
+                # What is wrong with several together has no place, and names them itself.
+                f"{_PREFIX}{str(e['loc'][0]).upper()}: {e['msg']}" if e["loc"] else str(e["ctx"]["error"])
+                for e in error.errors()
+            ]
             raise SettingsInvalid("\n".join(problems)) from None

@@ -12,6 +12,9 @@ DEFAULTS: dict[str, Any] = {
     "policy": Path("configs/router/models-policy.yaml"),
     "host": "127.0.0.1",
     "port": 8086,
+    "tls_cert": None,
+    "tls_key": None,
+    "tls_client_ca": None,
     "workers": 1,
     "keys_dir": None,
     "admin_keys_dir": None,
@@ -36,6 +39,9 @@ GIVEN: dict[str, tuple[str, Any]] = {
     "policy": ("/etc/router/policy.yaml", Path("/etc/router/policy.yaml")),
     "host": ("0.0.0.0", "0.0.0.0"),
     "port": ("0", 0),
+    "tls_cert": ("/etc/tls/tls.crt", Path("/etc/tls/tls.crt")),
+    "tls_key": ("/etc/tls/tls.key", Path("/etc/tls/tls.key")),
+    "tls_client_ca": ("/etc/tls/ca.crt", Path("/etc/tls/ca.crt")),
     "workers": ("4", 4),
     "keys_dir": ("/var/run/secrets/keys", Path("/var/run/secrets/keys")),
     "admin_keys_dir": ("/var/run/secrets/administrators", Path("/var/run/secrets/administrators")),
@@ -70,7 +76,7 @@ def test_empty_variable_counts_as_unset(name: str) -> None:
     assert Settings.from_environ({f"ROUTER_{name.upper()}": ""}).model_dump() == DEFAULTS
 
 
-@pytest.mark.parametrize("name", GIVEN)
+@pytest.mark.parametrize("name", [name for name in GIVEN if not name.startswith("tls_")])
 def test_each_variable_sets_its_field_and_no_other(name: str) -> None:
     """`ROUTER_<FIELD>` is read into the field's type."""
     written, value = GIVEN[name]
@@ -86,6 +92,33 @@ def test_all_variables_together() -> None:
 
     assert settings.model_dump() == {name: value for name, (_, value) in GIVEN.items()}
     assert set(Settings.model_fields) == set(GIVEN) == set(DEFAULTS)
+
+
+PAIR = "ROUTER_TLS_CERT and ROUTER_TLS_KEY go together: set both or neither"
+LONELY_CA = "ROUTER_TLS_CLIENT_CA needs ROUTER_TLS_CERT and ROUTER_TLS_KEY"
+
+
+@pytest.mark.parametrize(
+    ("names", "problem"),
+    [
+        (["CERT"], PAIR),
+        (["KEY"], PAIR),
+        (["CERT", "CLIENT_CA"], PAIR),
+        (["KEY", "CLIENT_CA"], PAIR),
+        (["CLIENT_CA"], LONELY_CA),
+        (["CERT", "KEY"], None),
+        (["CERT", "KEY", "CLIENT_CA"], None),
+    ],
+)
+def test_settings_of_tls_are_whole_or_refused(names: list[str], problem: str | None) -> None:
+    """A router that would serve plain HTTP, or ask nobody for a certificate, although a setting says otherwise."""
+    environ = {f"ROUTER_TLS_{name}": f"/etc/tls/{name}" for name in names}
+    if problem is None:
+        assert Settings.from_environ(environ).tls_cert == Path("/etc/tls/CERT")
+    else:
+        with pytest.raises(SettingsInvalid) as raised:
+            Settings.from_environ(environ)
+        assert str(raised.value) == problem
 
 
 @pytest.mark.parametrize("url", ["localhost:8087", "http://", "http://h/v1", "ftp://h", "http://h?x", "http://a b"])

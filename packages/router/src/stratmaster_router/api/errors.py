@@ -32,6 +32,7 @@ TABLE: dict[type[RouterError], WireError] = {
     errors.InvalidJson: WireError(400, _INVALID, "invalid_json", False),
     errors.InvalidRequest: WireError(400, _INVALID, "invalid_request", False),
     errors.TenantRequired: WireError(400, _INVALID, "tenant_required", False),
+    errors.ClientCertificateRequired: WireError(401, "authentication_error", "client_certificate_required", False),
     errors.MissingApiKey: WireError(401, "authentication_error", "missing_api_key", False),
     errors.InvalidApiKey: WireError(401, "authentication_error", "invalid_api_key", False),
     errors.InvalidAssertion: WireError(401, "authentication_error", "invalid_assertion", False),

@@ -35,6 +35,10 @@ class TenantRequired(RouterError):
     """No `X-Tenant-ID`."""
 
 
+class ClientCertificateRequired(RouterError):
+    """The router asks its clients for a certificate, and this connection has shown none."""
+
+
 class MissingApiKey(RouterError):
     """No bearer credential."""
 

@@ -20,7 +20,8 @@ class RequestRecord(Struct, gc=False, tag_field="event", tag="request", omit_def
     policy knows it. `trace` is the decision's, `attempts` are the calls that were made or kept from being made.
     `raw_docs` says why the request carries raw documents, `limit` which account refused it. Tokens and cost are those
     of the ledger: `cost_nanousd` is absent where a price is not known, and all are where no upstream was called.
-    `redacted` says what the provider was not sent, such as `card=1,email=2`. `prompt` is a redacted snippet, `prompt_fingerprint` a keyed hash of the whole.
+    `redacted` says what the provider was not sent, such as `card=1,email=2`. `prompt` is a redacted snippet,
+    `prompt_fingerprint` a keyed hash of the whole.
     """
 
     time: datetime
