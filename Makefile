@@ -60,17 +60,17 @@ clean:
 	touch $@
 
 .venv/.runtime: .venv/.bootstrap requirements/runtime.txt packages/router/pyproject.toml
-	$(UV) install -q -p $(BIN)/python --require-hashes -r requirements/runtime.txt
+	$(UV) install -q --compile-bytecode -p $(BIN)/python --require-hashes -r requirements/runtime.txt
 	$(UV) install -q -p $(BIN)/python --no-deps --no-build-isolation -e packages/router
 	touch $@
 
 .venv/.dev: .venv/.runtime requirements/dev.txt
-	$(UV) install -q -p $(BIN)/python --require-hashes -r requirements/dev.txt
+	$(UV) install -q --compile-bytecode -p $(BIN)/python --require-hashes -r requirements/dev.txt
 	touch $@
 
 # LiteLLM has an environment of its own: see docs/decisions/0012-litellm-bridge.md.
 .venv-litellm/.installed: .venv/.bootstrap requirements/litellm.txt packages/router/pyproject.toml
 	test -x .venv-litellm/bin/python || $(BIN)/uv venv -q -p $(BIN)/python .venv-litellm
-	$(UV) install -q -p .venv-litellm/bin/python --require-hashes -r requirements/litellm.txt -r requirements/bootstrap.txt
+	$(UV) install -q --compile-bytecode -p .venv-litellm/bin/python --require-hashes -r requirements/litellm.txt -r requirements/bootstrap.txt
 	$(UV) install -q -p .venv-litellm/bin/python --no-deps --no-build-isolation -e packages/router
 	touch $@

@@ -70,8 +70,12 @@ def free_port() -> int:
 
 
 def clean_environ(**changes: str) -> dict[str, str]:
-    """This process's environment without what would configure a router, and with `changes`."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("ROUTER_", "PROMETHEUS_"))}
+    """This process's environment without what would configure a router, and with `changes`.
+
+    Nor with a developer's habit that would have every process compile all modules anew: it takes seconds.
+    """
+    foreign = ("ROUTER_", "PROMETHEUS_", "PYTHONDONTWRITEBYTECODE")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     return {**kept, "COLUMNS": "200", "NO_COLOR": "1", **changes}
 
 
