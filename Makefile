@@ -5,7 +5,7 @@ BIN := .venv/bin
 UV := $(BIN)/uv pip
 LOCK := $(UV) compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url -q
 
-.PHONY: demo test check fmt bench prove-limits prove-faults simulate-limits lock clean
+.PHONY: demo test check fmt bench bench-auth prove-limits prove-faults prove-redaction simulate-limits lock clean
 
 demo: .venv/.runtime
 	$(BIN)/stratmaster-router demo $(ARGS)
@@ -18,6 +18,8 @@ check: .venv/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+	$(UV) check -q -p $(BIN)/python
+	$(BIN)/python scripts/check_requirements.py
 
 fmt: .venv/.dev
 	$(BIN)/ruff check --fix .
@@ -26,11 +28,17 @@ fmt: .venv/.dev
 bench: .venv/.dev
 	PYTHONPATH=packages/router/tests $(BIN)/python -m bench $(ARGS)
 
+bench-auth: .venv/.dev
+	PYTHONPATH=packages/router/tests $(BIN)/python -m bench.auth $(ARGS)
+
 prove-limits: .venv/.dev
 	PYTHONPATH=packages/router/tests $(BIN)/python scripts/prove_limits.py $(ARGS)
 
 prove-faults: .venv/.dev .venv-litellm/.installed
 	PYTHONPATH=packages/router/tests $(BIN)/python scripts/prove_faults.py $(ARGS)
+
+prove-redaction: .venv/.dev
+	PYTHONPATH=packages/router/tests $(BIN)/python scripts/prove_redaction.py $(ARGS)
 
 simulate-limits: .venv/.dev
 	PYTHONPATH=packages/router/tests $(BIN)/python scripts/simulate_limits.py $(ARGS)
@@ -52,17 +60,17 @@ clean:
 	touch $@
 
 .venv/.runtime: .venv/.bootstrap requirements/runtime.txt packages/router/pyproject.toml
-	$(UV) install -q -p $(BIN)/python --require-hashes -r requirements/runtime.txt
+	$(UV) install -q --compile-bytecode -p $(BIN)/python --require-hashes -r requirements/runtime.txt
 	$(UV) install -q -p $(BIN)/python --no-deps --no-build-isolation -e packages/router
 	touch $@
 
 .venv/.dev: .venv/.runtime requirements/dev.txt
-	$(UV) install -q -p $(BIN)/python --require-hashes -r requirements/dev.txt
+	$(UV) install -q --compile-bytecode -p $(BIN)/python --require-hashes -r requirements/dev.txt
 	touch $@
 
 # LiteLLM has an environment of its own: see docs/decisions/0012-litellm-bridge.md.
 .venv-litellm/.installed: .venv/.bootstrap requirements/litellm.txt packages/router/pyproject.toml
 	test -x .venv-litellm/bin/python || $(BIN)/uv venv -q -p $(BIN)/python .venv-litellm
-	$(UV) install -q -p .venv-litellm/bin/python --require-hashes -r requirements/litellm.txt -r requirements/bootstrap.txt
+	$(UV) install -q --compile-bytecode -p .venv-litellm/bin/python --require-hashes -r requirements/litellm.txt -r requirements/bootstrap.txt
 	$(UV) install -q -p .venv-litellm/bin/python --no-deps --no-build-isolation -e packages/router
 	touch $@

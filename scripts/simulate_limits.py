@@ -84,7 +84,7 @@ class Fleet:
     """The simulation."""
 
     def __init__(self, replicas: int, tenants: int, rate: float, seed: int) -> None:
-        self.chance = random.Random(seed)
+        self.chance = random.Random(seed)  # noqa: S311  # a simulation that can be run again
         self.now = 1_800_000_000 * SECOND
         self.store = MemoryStore(lambda: self.now)
         self.replicas = [Replica(f"r{i}") for i in range(replicas)]

@@ -683,6 +683,25 @@ INVALID = {
         line 7: tenants.acme.providers.openai.privacy.send_raw_docs: expected true or false, got 'true'
         """,
     ),
+    "unknown_data": (
+        """
+        tenants:
+          acme:
+            providers:
+              openai:
+                models: {t: {default: m}}
+                privacy: {redact: [emial, card, 4, zzz]}
+              groq:
+                models: {t: {default: m}}
+                privacy: {redact: email}
+        """,
+        """
+        line 6: tenants.acme.providers.openai.privacy.redact[0]: unknown kind 'emial', did you mean 'email'?
+        line 6: tenants.acme.providers.openai.privacy.redact[2]: expected email, phone, card, iban, ssn, national_id, ip, secret or a name of redaction.patterns, got the number 4; write it in quotes
+        line 6: tenants.acme.providers.openai.privacy.redact[3]: unknown kind 'zzz'; known: email, phone, card, iban, ssn, national_id, ip, secret and the names of redaction.patterns
+        line 9: tenants.acme.providers.groq.privacy.redact: expected a list, got 'email'
+        """,
+    ),
     "unknown_provider": (
         """
         providers:
@@ -1110,6 +1129,7 @@ INVALID = {
             - {subject: s, tenants: []}
             - {subject: s, tenants: [acme]}
             - {subjct: s}
+            - {subject: r, tenants: [acme], roles: [key_admn]}
         tenants: {}
         """,
         """
@@ -1123,6 +1143,20 @@ INVALID = {
         line 8: service_accounts.accounts[1].subject: 's' is listed twice
         line 9: service_accounts.accounts[2].subjct: unknown field, did you mean 'subject'?
         line 9: service_accounts.accounts[2].tenants: is required
+        line 10: service_accounts.accounts[3].roles[0]: expected key_admin, got 'key_admn', did you mean 'key_admin'?
+        """,
+    ),
+    "account_of_an_unknown_issuer": (
+        """
+        service_accounts:
+          issuers:
+            - {issuer: "https://login.example.com", audience: a, jwks: {url: "https://h"}}
+          accounts:
+            - {subject: s, issuer: "https://login.exmaple.com", tenants: [acme]}
+        tenants: {acme: {}}
+        """,
+        """
+        line 5: service_accounts.accounts[0].issuer: no issuer 'https://login.exmaple.com' is listed, did you mean 'https://login.example.com'?
         """,
     ),
     "accounts_without_issuers": (

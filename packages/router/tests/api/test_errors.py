@@ -72,7 +72,7 @@ BEARER = {
     "a list": (f"Bearer {ACME_KEY}, Bearer {GLOBEX_KEY}", "invalid_api_key"),
     "injection": ("Bearer ' OR 1=1 --", "invalid_api_key"),
     "path": ("Bearer ../../keys/acme", "invalid_api_key"),
-    "jwt": ("Bearer eyJhbGciOiJub25lIn0.eyJzdWIiOiJhY21lIn0.", "invalid_api_key"),
+    "jwt": ("Bearer eyJhbGciOiJub25lIn0.eyJzdWIiOiJhY21lIn0.", "invalid_assertion"),
     "long": (f"Bearer {ACME_KEY * 1000}", "invalid_api_key"),
     "latin-1": ("Bearer sk-\xe9\xff", "invalid_api_key"),
 }
@@ -86,6 +86,8 @@ def test_bad_credential_is_401_whatever_the_tenant(strict: RunningRouter, case: 
     messages = {
         "missing_api_key": "An API key is required: send it as 'Authorization: Bearer <key>'.",
         "invalid_api_key": "The API key is not valid. Check it with the team that runs the router.",
+        "invalid_assertion": "The assertion is not valid. Check its issuer, audience, subject and key with the team "
+        "that runs the router.",
     }
 
     answer = chat(strict, headers=_judged(authorization=value, tenant=tenant, x_request_id="the-id"))

@@ -1,8 +1,11 @@
+import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
-from support.calls import HELLO, call, identified
+from support.calls import HELLO, TIMEOUT, Answer, call, eventually, identified
+from support.scripted import Exchange, running_scripted
 from support.servers import Mock, RunningRouter, running_mock, running_router
 
 # `near` may get nothing raw and no text over 20 characters, `far` nothing raw, `own` everything.
@@ -59,6 +62,25 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, str], str]] = {
     "header": (CHAT, _said("hi"), {"X-Data-Class": "raw-docs"}, RAW),
     "header in capitals": (CHAT, _said("hi"), {"x-data-class": "RAW-DOCS"}, RAW),
     "long user text": (CHAT, _said(LONG), {}, SNIPPET),
+    "part with a second type": (CHAT, _said([{"type": "text", "text": "a", "Type": "file"}]), {}, RAW),
+    "content in another case": (CHAT, {"messages": [{"role": "user", "Content": CANARY}]}, {}, RAW),
+    "picture that says it is none": (
+        CHAT,
+        _said([{"type": "image_url", "image_url": {"url": f"data:image/png;base64,{CANARY}", "format": "text/csv"}}]),
+        {},
+        RAW,
+    ),
+    "documents of a template": (CHAT, {**_said("hi"), "chat_template_kwargs": {"documents": []}}, {}, RAW),
+    "file to embed": (EMBEDDINGS, {"input": [f"data:text/csv,{CANARY}"]}, {}, RAW),
+    "prompt as embeddings": (LEGACY, {"prompt": "", "prompt_embeds": CANARY}, {}, RAW),
+    "long prediction": (CHAT, {**_said("hi"), "prediction": {"type": "content", "content": LONG}}, {}, SNIPPET),
+    "long result in the assistant's message": (
+        CHAT,
+        _said([{"type": "tool_result", "tool_use_id": "t", "content": LONG}], "assistant"),
+        {},
+        SNIPPET,
+    ),
+    "long suffix": (LEGACY, {"prompt": "hi", "suffix": LONG}, {}, SNIPPET),
     "long tool text": (CHAT, _said(LONG, "tool"), {}, SNIPPET),
     "long text part": (CHAT, _said([{"type": "text", "text": LONG}]), {}, SNIPPET),
     "long text of an unknown role": (CHAT, _said(LONG, "critic"), {}, SNIPPET),
@@ -170,3 +192,52 @@ def test_trace_of_a_refusal_has_every_provider_that_was_considered(private: Runn
         {"provider": "near", "model": "gpt-4o", "kept": False, "reason": RAW},
         {"provider": "far", "model": "gpt-4o-mini", "kept": False, "reason": RAW},
     ]
+
+
+def _policy(url: str, *, before: bool) -> str:
+    """`leak` comes with a change that also forbids `own` what it might have before."""
+    own = f"{{models: {{reasoning: {{default: a}}}}, privacy: {{send_raw_docs: {str(before).lower()}}}}}"
+    leak = "" if before else "\n      leak: {models: {reasoning: {default: a}}}"
+    return f"""
+providers:
+  gated: {{base_url: "{url}/gated/v1", retries: {{max: 0}}}}
+  leak: {{base_url: "{url}/leak/v1"}}
+  own: {{base_url: "{url}/own/v1"}}
+tenants:
+  acme:
+    providers:
+      gated: {{models: {{reasoning: {{default: a}}}}, privacy: {{send_raw_docs: true}}}}{leak}
+      own: {own}
+"""
+
+
+def test_change_of_the_policy_in_mid_plan_opens_no_way(tmp_path: Path) -> None:
+    """A request goes on by the plan that it began with: not to what has come since; the next one by the new policy."""
+    go = threading.Event()
+
+    def act(exchange: Exchange) -> None:
+        if exchange.path.startswith("/gated/"):
+            assert go.wait(TIMEOUT)
+            exchange.answer(b"{}", status="503 Busy")
+        else:
+            exchange.answer(b'{"object":"chat.completion","choices":[]}')
+
+    document = {"model": "reasoning", **_said([{"type": "file", "file": {"file_data": CANARY}}])}
+    with (
+        running_scripted(act) as upstream,
+        running_router(tmp_path, _policy(upstream.url, before=True)) as router,
+    ):
+        answers: list[Answer] = []
+        asking = threading.Thread(target=lambda: answers.append(call(router, "POST", CHAT, document)))
+        asking.start()
+        eventually(lambda: len(upstream.exchanges), lambda count: count == 1)
+        before = call(router, "GET", "/healthz").json()["policy"]
+        router.policy.write_text(_policy(upstream.url, before=False))
+        eventually(lambda: call(router, "GET", "/healthz").json()["policy"], lambda policy: bool(policy != before))
+        go.set()
+        asking.join(TIMEOUT)
+        answers.append(call(router, "POST", CHAT, document))
+        asked = [exchange.path.split("/")[1] for exchange in upstream.exchanges]
+
+    assert [answer.status for answer in answers] == [200, 503]
+    assert asked == ["gated", "own", "gated"]

@@ -135,7 +135,8 @@ def test_metrics_after_a_known_series_of_calls(mock: Mock, tmp_path: Path) -> No
         expected[f"litellm_upstream_failures_total{{{labels}}}"] = count
     for provider, model in (*latencies, *[("first", model) for _, model in failures]):
         expected[f'litellm_breaker_state{{model="{model}",provider="{provider}"}}'] = 0
-    expected |= {"litellm_policy_reload_failures_total": 0, "litellm_router_overhead_seconds_count": 9}
+    expected |= {"litellm_policy_reload_failures_total": 0, "litellm_audit_lost_total": 0}
+    expected |= {"litellm_router_overhead_seconds_count": 9}
     assert found == expected
 
 
@@ -345,7 +346,7 @@ def test_traceback_in_the_log_has_no_values(tmp_path: Path) -> None:
     script.write_text(
         "import logging, structlog\n"
         "from stratmaster_router.telemetry.logs import configure_logs\n"
-        "configure_logs('info')\n"
+        "configure_logs('info', str)\n"
         "def serve(authorization, body):\n"
         "    raise RuntimeError('broken')\n"
         "for log in (structlog.stdlib.get_logger('ours'), logging.getLogger('uvicorn.error')):\n"

@@ -2,6 +2,7 @@
 
 import ast
 import re
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -92,3 +93,18 @@ def test_error_code_is_documented(code: str) -> None:
     assert lines
     if status is not None:
         assert any(re.search(rf"\b{status}\b", line) for line in lines)
+
+
+def test_threat_model_names_tests_that_exist() -> None:
+    """Each abuse is covered by a test, and not by the memory of one."""
+    tests = Path(__file__).parent.parent
+    rows = [line for line in text("threat-model.md").splitlines() if line.startswith("|") and line.count("|") == 4]
+    cases = [line for line in rows if not line.startswith(("| ---", "| abuse"))]
+    named = [re.findall(r"`([\w/]+\.py)::(\w+)`", line) for line in cases]
+    assert all(named)
+    missing = [
+        (file, name)
+        for file, name in chain.from_iterable(named)
+        if not re.search(rf"^(?:(?:async )?def )?{name}\b", (tests / file).read_text(), re.MULTILINE)
+    ]
+    assert missing == []

@@ -2,12 +2,13 @@
 
 import http.client
 import json
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from stratmaster_router.api.guard import OPEN_PATHS, guarded
+from stratmaster_router.api.guard import OPEN_PATHS, administrative, guarded
 from stratmaster_router.app import Router
 from stratmaster_router.settings import Settings
 from support.servers import ACME_KEY, RunningRouter, running_router
@@ -48,17 +49,20 @@ def walk(routes: Iterable[Any]) -> Iterator[tuple[str, frozenset[str]]]:
 
 
 @pytest.fixture(scope="module")
-def table(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, frozenset[str]]]:
+def table(tmp_path_factory: pytest.TempPathFactory) -> dict[str, frozenset[str]]:
     """The route table of a real router, which is not started."""
     folder = tmp_path_factory.mktemp("table")
     (folder / "policy.yaml").write_text(POLICY)
     router = Router(Settings.model_validate({"policy": folder / "policy.yaml", "access_log": "off"}))
-    paths = list(walk(router.fastapi.routes))
+    methods: dict[str, frozenset[str]] = {}
+    for path, taken in walk(router.fastapi.routes):
+        assert not taken & methods.get(path, frozenset()), path
+        methods[path] = methods.get(path, frozenset()) | taken
     # The document is made by FastAPI's own walk: neither may know a route that the other does not.
-    assert {path.replace(":path}", "}") for path, _ in paths} - {"/openapi.json"} == set(
+    assert {path.replace(":path}", "}") for path in methods} - {"/openapi.json"} == set(
         router.fastapi.openapi()["paths"]
     )
-    return paths
+    return methods
 
 
 @pytest.fixture(scope="module")
@@ -81,18 +85,23 @@ def ask(router: RunningRouter, method: str, path: str, headers: dict[str, str]) 
     return response.status, body
 
 
-def test_every_route_is_guarded_or_on_the_list(table: list[tuple[str, frozenset[str]]]) -> None:
+def guarded_paths(table: dict[str, frozenset[str]]) -> list[str]:
+    """Every guarded path, with something in the place of its parameters."""
+    named = {"{model:path}": "reasoning", "{tenant}": "acme", "{key_id}": "0123456789ab"}
+    found = [path for path in table if guarded(path)]
+    assert len(found) == 8
+    return [re.sub(r"\{[a-z_]+(:path)?\}", lambda match: named[match[0]], path) for path in found]
+
+
+def test_every_route_is_guarded_or_on_the_list(table: dict[str, frozenset[str]]) -> None:
     """A new route that is neither fails here, and so does an entry of the list that no route has."""
-    paths = {path for path, _ in table}
-
-    assert {path for path in paths if not guarded(path)} == OPEN_PATHS
+    assert {path for path in table if not guarded(path)} == OPEN_PATHS
     assert not any(guarded(path) for path in OPEN_PATHS)
-    assert len(paths) == len(table)
 
 
-def test_route_table_is_this_one(table: list[tuple[str, frozenset[str]]]) -> None:
-    """The endpoints of wire.md and nothing else."""
-    assert dict(table) == {
+def test_route_table_is_this_one(table: dict[str, frozenset[str]]) -> None:
+    """The endpoints of wire.md, those of administrators, and nothing else."""
+    assert table == {
         "/openapi.json": {"GET", "HEAD"},
         "/healthz": {"GET"},
         "/readyz": {"GET"},
@@ -103,21 +112,35 @@ def test_route_table_is_this_one(table: list[tuple[str, frozenset[str]]]) -> Non
         "/v1/embeddings": {"POST"},
         "/v1/models": {"GET"},
         "/v1/models/{model:path}": {"GET"},
+        "/admin/v1/tenants/{tenant}/keys": {"GET", "POST"},
+        "/admin/v1/tenants/{tenant}/keys/{key_id}": {"PATCH", "DELETE"},
+        "/admin/v1/tenants/{tenant}/keys/{key_id}/rotate": {"POST"},
     }
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"])
 def test_guarded_routes_answer_nobody_without_a_key(
-    table: list[tuple[str, frozenset[str]]], running: RunningRouter, method: str
+    table: dict[str, frozenset[str]], running: RunningRouter, method: str
 ) -> None:
     """Whatever the method, an unjudged caller learns nothing, not even whether the method is right."""
-    guarded_paths = [path.replace("{model:path}", "reasoning") for path, _ in table if guarded(path)]
-    for path in guarded_paths:
+    for path in guarded_paths(table):
         status, body = ask(running, method, path, {"X-Tenant-ID": "acme"})
         assert (path, status) == (path, 401)
         if method != "HEAD":
             assert json.loads(body)["error"]["code"] == "missing_api_key"
-    assert len(guarded_paths) == 5
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"])
+def test_routes_of_administrators_are_closed_to_tenants(
+    table: dict[str, frozenset[str]], running: RunningRouter, method: str
+) -> None:
+    """A tenant's own key, good as it is, opens nothing of them, whatever the method."""
+    headers = {"X-Tenant-ID": "acme", "Authorization": f"Bearer {ACME_KEY}"}
+    paths = [path for path in guarded_paths(table) if path.startswith("/admin/")]
+    assert len(paths) == 3
+    for path in [*paths, "/admin", "/admin/", "/admin/nothing"]:
+        status, body = ask(running, method, path, headers)
+        assert (path, status, json.loads(body)["error"]["code"]) == (path, 403, "admin_required")
 
 
 @pytest.mark.parametrize("path", sorted(OPEN_PATHS))
@@ -150,4 +173,5 @@ def test_document_asks_for_credentials_where_the_guard_does(tmp_path: Path) -> N
         for path, item in document["paths"].items()
     }
     for path, operations in marked.items():
-        assert set(map(str, operations.values())) == ({"[{'key': []}]"} if guarded(path) else {"[]"}), path
+        wanted = "administrator" if administrative(path) else "key"
+        assert set(map(str, operations.values())) == ({f"[{{'{wanted}': []}}]"} if guarded(path) else {"[]"}), path

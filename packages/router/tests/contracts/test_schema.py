@@ -46,7 +46,7 @@ async def test_a_newer_schema_is_refused(empty_database: str) -> None:
         await prepare(opened)
     assert str(raised.value) == (
         "the database is at revision 9999, which this version does not know: upgrade the router, or restore a copy "
-        "of the database from before that (this version's is 0001)"
+        f"of the database from before that (this version's is {HEAD})"
     )
     assert await revision(opened) == "9999"
     await opened.close()

@@ -4,6 +4,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from support.keys import ADMIN_KEY, PEPPER
 from support.processes import finished, serving
 from support.servers import ACME_KEY, Mock
 
@@ -42,7 +43,7 @@ def test_every_operation_does_what_the_openapi_document_says(
             seconds=60,
         )
         assert ended.returncode == 0, ended.stdout + ended.stderr
-        assert "Selected: 9/9" in ended.stdout
+        assert "Selected: 14/14" in ended.stdout
         assert "Traceback" not in served.stderr()
         if models is None:
             assert upstream.requests() == []
@@ -52,3 +53,33 @@ def test_every_operation_does_what_the_openapi_document_says(
                 "/v1/completions",
                 "/v1/embeddings",
             }
+
+
+def test_administration_does_what_the_openapi_document_says(policy: str, tmp_path: Path) -> None:
+    """As its administrator, so that generated keys are made, changed and revoked."""
+    (tmp_path / "administrators").mkdir()
+    (tmp_path / "administrators" / "root").write_text(ADMIN_KEY)
+    environ = {"ROUTER_ADMIN_KEYS_DIR": str(tmp_path / "administrators"), "ROUTER_KEY_PEPPER": PEPPER}
+    with serving(tmp_path, policy, environ=environ) as served:
+        document: dict[str, Any] = served.call("GET", "/openapi.json").json()
+        for path, item in document["paths"].items():
+            if path.startswith("/admin/"):
+                for operation in item.values():
+                    for parameter in operation["parameters"]:
+                        if parameter["name"] == "tenant":
+                            parameter["schema"] = {"enum": ["acme"]}
+        (tmp_path / "openapi.json").write_bytes(msgspec.json.encode(document))
+
+        ended = finished(
+            [
+                *(sys.executable, "-m", "schemathesis.cli", "run", "openapi.json", "--url", served.url),
+                *("--header", f"Authorization: Bearer {ADMIN_KEY}", "--include-path-regex", "^/admin/"),
+                *("--phases", "coverage,fuzzing", "--checks", "all", "--generation-deterministic"),
+                *("--max-examples", "30", "--continue-on-failure", "--no-color", "--warnings", "off"),
+            ],
+            tmp_path,
+            seconds=60,
+        )
+        assert ended.returncode == 0, ended.stdout + ended.stderr
+        assert "Selected: 5/14" in ended.stdout
+        assert "Traceback" not in served.stderr()

@@ -262,7 +262,7 @@ from stratmaster_router.telemetry.logs import configure_logs
 def fail(key):
     raise LookupError("there is no such thing")
 
-configure_logs("info")
+configure_logs("info", str)
 log = structlog.stdlib.get_logger("stratmaster_router")
 prompt = "a-secret-" + "prompt"
 try:

@@ -1,5 +1,6 @@
 import os
 import signal
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -239,6 +240,21 @@ def test_worker_killed_under_an_invalid_policy_does_not_end_the_service(policy: 
         with served.lines(2) as found:
             assert {line.get("/healthz").json()["policy"] for lines in found.values() for line in lines} == {old}
         assert "Traceback" not in served.stderr()
+
+
+def test_worker_that_is_slow_to_start_is_not_killed_for_it(policy: str, tmp_path: Path) -> None:
+    """Its supervisor asks it whether it lives; one that has nothing to answer with yet is let be."""
+    with serving(tmp_path, policy, workers=2) as served:
+        before = served.children()
+        os.kill(before[0], signal.SIGKILL)
+        wait_until(lambda: len({*served.children()} - {*before}) == 1, "a new worker is started")
+        [fresh] = {*served.children()} - {*before}
+        os.kill(fresh, signal.SIGSTOP)  # as a machine does that has no time for it
+        time.sleep(7)
+        os.kill(fresh, signal.SIGCONT)
+        with served.lines(2):
+            assert served.children() == sorted([fresh, before[1]])
+        assert served.stderr().count('"Child process') == 1
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 from e2e.conftest import POLICY
+from support.certificates import chain, key
 from support.processes import COMMAND, Line, finished, free_port, healthy, process, serving, wait_until
+from trustme import CA
 
 VALID = POLICY.format(mock="http://127.0.0.1:9")
 INVALID = """\
@@ -20,7 +22,7 @@ tenants:
 def refused(folder: Path, arguments: list[str], environ: dict[str, str], workers: int) -> list[str]:
     """The lines that `serve` prints when it cannot start; it must end with 1, in words and not in a traceback."""
     (folder / "policy.yaml").write_text(VALID)
-    ended = finished([COMMAND, "serve", *arguments, "--workers", str(workers)], folder, environ, seconds=10)
+    ended = finished([COMMAND, "serve", *arguments, "--workers", str(workers)], folder, environ, seconds=60)
     assert (ended.returncode, ended.stdout, ended.stderr.count("Traceback")) == (1, "", 0)
     return ended.stderr.splitlines()
 
@@ -35,6 +37,16 @@ def test_serve_refuses_an_invalid_policy_with_every_problem(workers: int, tmp_pa
     ]
 
 
+AUTHORITY = CA()
+CERT = AUTHORITY.issue_cert("localhost")
+FILES = {"tls.crt": chain(CERT), "tls.key": key(CERT), "other.key": key(AUTHORITY.issue_cert("localhost"))}
+
+
+def tls(cert: str, private_key: str, client_ca: str = "") -> dict[str, str]:
+    """The variables for these files."""
+    return {"ROUTER_TLS_CERT": cert, "ROUTER_TLS_KEY": private_key, "ROUTER_TLS_CLIENT_CA": client_ca}
+
+
 Case = tuple[list[str], dict[str, str], list[str]]
 POLICY_FILE = ["--policy", "policy.yaml"]
 
@@ -46,6 +58,8 @@ EARLY: list[Case] = [
     ([*POLICY_FILE, "--port", "65536"], {}, ["ROUTER_PORT", "65535"]),
     (POLICY_FILE, {"ROUTER_LOG_LEVEL": "loud"}, ["ROUTER_LOG_LEVEL", "debug", "error"]),
     ([*POLICY_FILE, "--host", "no-such-host.invalid"], {}, ["no-such-host.invalid"]),
+    (POLICY_FILE, {"ROUTER_TLS_CERT": "tls.crt"}, ["ROUTER_TLS_CERT and ROUTER_TLS_KEY"]),
+    (POLICY_FILE, {"ROUTER_TLS_CLIENT_CA": "ca.pem"}, ["ROUTER_TLS_CLIENT_CA needs"]),
 ]
 LATE: list[Case] = [
     (["--policy", "missing.yaml"], {}, ["missing.yaml", "No such file"]),
@@ -54,6 +68,12 @@ LATE: list[Case] = [
     (POLICY_FILE, {"ROUTER_ACCESS_LOG": "missing/access.log"}, ["missing/access.log", "No such file"]),
     (POLICY_FILE, {"ROUTER_ACCESS_LOG": "."}, [".", "Is a directory"]),
     ([*POLICY_FILE, "--host", "203.0.113.1"], {}, ["203.0.113.1", "assign requested address"]),
+    (POLICY_FILE, tls("missing.crt", "tls.key"), ["TLS cannot be served", "missing.crt is not there"]),
+    (POLICY_FILE, tls("tls.crt", "missing.key"), ["TLS cannot be served", "missing.key is not there"]),
+    (POLICY_FILE, tls("tls.crt", "other.key"), ["tls.crt", "other.key", "do not belong together"]),
+    (POLICY_FILE, tls("tls.key", "tls.key"), ["tls.key", "not a pair in PEM"]),
+    (POLICY_FILE, tls("tls.crt", "tls.key", "tls.key"), ["client CA tls.key holds no certificates"]),
+    (POLICY_FILE, tls("tls.crt", "tls.key", "."), [". is not there, or is no file"]),
 ]
 
 
@@ -66,8 +86,11 @@ def test_serve_refuses_what_it_cannot_use_in_one_line(
 ) -> None:
     """What cannot be used ends `serve` at once, with one line that names it, however many workers were asked for."""
     port = {} if "--port" in arguments or "ROUTER_PORT" in environ else {"ROUTER_PORT": str(free_port())}
+    for name, text in FILES.items():
+        (tmp_path / name).write_text(text)
     lines = refused(tmp_path, arguments, {**port, **environ}, workers)
     assert len(lines) == 1, lines
+    assert [text for text in FILES.values() if text.splitlines()[1] in lines[0]] == []
     assert [word for word in words if word not in lines[0]] == []
 
 

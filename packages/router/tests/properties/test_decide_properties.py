@@ -29,7 +29,12 @@ NAMES = sorted({*MODELS, *(f"{provider}/{model}" for provider in PROVIDERS for m
 tasks = st.lists(st.sampled_from(MODELS), min_size=1, max_size=3, unique=True).map(
     lambda models: TaskSpec(default=models[0], fallbacks=tuple(models[1:]))
 )
-privacy = st.builds(PrivacySpec, send_raw_docs=st.booleans(), max_snippet_chars=st.none() | st.integers(1, 5))
+privacy = st.builds(
+    PrivacySpec,
+    send_raw_docs=st.booleans(),
+    max_snippet_chars=st.none() | st.integers(1, 5),
+    redact=st.sampled_from([(), (), ("email",), ("card", "ip")]),
+)
 uses = st.builds(
     TenantProviderSpec,
     enabled=st.booleans(),
@@ -48,6 +53,7 @@ requests = st.builds(
     st.sampled_from(NAMES),
     st.none() | st.just("a reason"),
     st.integers(0, 7),
+    st.none() | st.just("a picture"),
 )
 
 
@@ -108,10 +114,11 @@ def candidates(uses: dict[str, TenantProviderSpec], word: str) -> tuple[str | No
 
 
 def may_have(use: TenantProviderSpec, facts: RequestFacts) -> bool:
-    """Rule 5: whether a provider used like this may be sent such a request."""
+    """Rule 5, and what redaction cannot search: whether a provider used like this may be sent such a request."""
     limit = use.privacy.max_snippet_chars
     carries = facts.raw_docs is not None or (limit is not None and facts.longest_text > limit)
-    return use.privacy.send_raw_docs or not carries
+    redactable = facts.unsearchable is None or not use.privacy.redact
+    return (use.privacy.send_raw_docs or not carries) and redactable
 
 
 @given(asked())

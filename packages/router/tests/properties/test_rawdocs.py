@@ -50,8 +50,11 @@ def part_lists(given_messages: list[dict[str, Any]]) -> list[list[Any]]:
 
 
 def longest(given_messages: list[dict[str, Any]]) -> int:
-    """The longest text of those whose role counts, found in a way of its own."""
+    """The longest text of those whose role counts, and of all tool results, found in a way of its own."""
     counted = [m["content"] for m in given_messages if m["role"] not in ("system", "developer", "assistant")]
+    for message in given_messages:
+        if isinstance(message["content"], list):
+            counted += [part["content"] for part in message["content"] if part["type"] == "tool_result"]
     lengths = [0]
     while counted:
         item = counted.pop()

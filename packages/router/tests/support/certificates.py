@@ -23,6 +23,15 @@ def server_context(cert: LeafCert, clients: CA | None = None) -> ssl.SSLContext:
     return context
 
 
+def client_context(authority: CA, cert: LeafCert | None = None) -> ssl.SSLContext:
+    """A client's side of TLS that trusts `authority` alone, and shows `cert`."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    authority.configure_trust(context)
+    if cert is not None:
+        cert.configure_cert(context)
+    return context
+
+
 def chain(cert: LeafCert) -> str:
     """The certificate and those between it and its authority, in PEM."""
     return "".join(pem.bytes().decode() for pem in cert.cert_chain_pems)

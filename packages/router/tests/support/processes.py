@@ -7,11 +7,13 @@ import secrets
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -68,8 +70,12 @@ def free_port() -> int:
 
 
 def clean_environ(**changes: str) -> dict[str, str]:
-    """This process's environment without what would configure a router, and with `changes`."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("ROUTER_", "PROMETHEUS_"))}
+    """This process's environment without what would configure a router, and with `changes`.
+
+    Nor with a developer's habit that would have every process compile all modules anew: it takes seconds.
+    """
+    foreign = ("ROUTER_", "PROMETHEUS_", "PYTHONDONTWRITEBYTECODE")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     return {**kept, "COLUMNS": "200", "NO_COLOR": "1", **changes}
 
 
@@ -93,8 +99,12 @@ class Answer(NamedTuple):
 class Line:
     """One kept connection, and so always the same worker."""
 
-    def __init__(self, port: int) -> None:
-        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    def __init__(self, port: int, tls: ssl.SSLContext | None = None) -> None:
+        self._connection = (
+            http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+            if tls is None
+            else http.client.HTTPSConnection("127.0.0.1", port, timeout=20, context=tls)
+        )
 
     def send(
         self, method: str, path: str, body: Mapping[str, Any] | bytes | None = None, headers: Mapping[str, str] = ACME
@@ -121,6 +131,14 @@ class Line:
         """POST `body` to `path`."""
         self.send("POST", path, body, headers)
         return self.receive()
+
+    def say_goodbye(self) -> None:
+        """End TLS as its rules want it, without waiting for the other side to do so too."""
+        secured = self._connection.sock
+        assert isinstance(secured, ssl.SSLSocket)
+        secured.settimeout(0)
+        with contextlib.suppress(ssl.SSLError):
+            secured.unwrap()
 
     def close(self) -> None:
         """Close the connection."""
@@ -243,10 +261,11 @@ def finished(
 class Served(Process):
     """A running `stratmaster-router serve`; `policy` and `keys` are the file and the folder that it watches."""
 
-    def __init__(self, ran: Process, port: int, folder: Path) -> None:
+    def __init__(self, ran: Process, port: int, folder: Path, tls: ssl.SSLContext | None) -> None:
         super().__init__(ran._popen, ran._stdout, ran._stderr)
         self.port = port
-        self.url = f"http://127.0.0.1:{port}"
+        self.url = f"{'https' if tls else 'http'}://127.0.0.1:{port}"
+        self._tls = tls
         self.policy = folder / "policy.yaml"
         self.keys = folder / "keys"
         self._access_log = folder / "access.log"
@@ -267,7 +286,7 @@ class Served(Process):
 
     def call(self, method: str, path: str, body: Mapping[str, Any] | bytes | None = None) -> Answer:
         """One request of acme's over a connection of its own."""
-        line = Line(self.port)
+        line = Line(self.port, self._tls)
         try:
             line.send(method, path, body)
             return line.receive()
@@ -288,10 +307,10 @@ class Served(Process):
             while len(found) < workers or min(map(len, found.values())) < each:
                 assert not deadline.passed(), f"{len(found)} of {workers} workers answer"
                 # All are opened before any is answered, so that no worker is idle enough to take every one.
-                fresh = [Line(self.port) for _ in range(8 * workers)]
+                fresh = [Line(self.port, self._tls) for _ in range(8 * workers)]
                 opened += fresh
-                for line in fresh:
-                    line.send("GET", "/healthz")
+                with ThreadPoolExecutor(len(fresh)) as pool:  # a handshake waits for the worker
+                    list(pool.map(lambda line: line.send("GET", "/healthz"), fresh))
                 for line in fresh:
                     found.setdefault(line.receive().worker, []).append(line)
             yield {worker: lines[:each] for worker, lines in found.items()}
@@ -330,8 +349,12 @@ def serving(
     workers: int = 1,
     environ: Mapping[str, str] | None = None,
     stdout: int | None = None,
+    tls: ssl.SSLContext | None = None,
 ) -> Iterator[Served]:
-    """`stratmaster-router serve` over `policy`, with acme's key and an access log in `folder`, on a free port."""
+    """`stratmaster-router serve` over `policy`, with acme's key and an access log in `folder`, on a free port.
+
+    `tls` is the client's side of https, where `environ` has the router serve it.
+    """
     (folder / "keys").mkdir(exist_ok=True)
     (folder / "keys" / "acme").write_text(f"{ACME_KEY}\n")
     (folder / "policy.yaml").write_text(policy)
@@ -339,9 +362,9 @@ def serving(
     arguments = [COMMAND, "serve", "--policy", "policy.yaml", "--host", "127.0.0.1", "--port", str(port)]
     given = {"ROUTER_KEYS_DIR": "keys", "ROUTER_ACCESS_LOG": str(folder / "access.log"), **(environ or {})}
     with process([*arguments, "--workers", str(workers)], folder, given, stdout) as ran:
-        wait_until(lambda: healthy(port) or not ran.running(), "the router answers at /healthz")
+        wait_until(lambda: healthy(port, tls=tls) or not ran.running(), "the router answers at /healthz")
         assert ran.running(), ran.stderr()
-        yield Served(ran, port, folder)
+        yield Served(ran, port, folder, tls)
 
 
 @contextlib.contextmanager
@@ -354,9 +377,9 @@ def mock_process(folder: Path) -> Iterator[Mock]:
         yield Mock(f"http://127.0.0.1:{port}")
 
 
-def healthy(port: int, path: str = "/healthz") -> bool:
+def healthy(port: int, path: str = "/healthz", tls: ssl.SSLContext | None = None) -> bool:
     """Whether `path` answers at `port`."""
-    line = Line(port)
+    line = Line(port, tls)
     try:
         return line.get(path, {}).status == 200
     except OSError:

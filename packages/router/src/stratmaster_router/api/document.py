@@ -10,7 +10,7 @@ _TENANT = {
     "in": "header",
     "required": True,
     "schema": {"type": "string"},
-    "description": "The tenant that the API key belongs to.",
+    "description": "The tenant that the credential belongs to.",
 }
 _MODEL = {
     "type": "string",
@@ -90,12 +90,18 @@ def complete_document(document: dict[str, Any]) -> dict[str, Any]:
     components = document.setdefault("components", {})
     components.setdefault("schemas", {})["Error"] = _ERROR_SCHEMA
     components["securitySchemes"] = {
-        "key": {"type": "http", "scheme": "bearer", "description": "The tenant's API key."}
+        "key": {"type": "http", "scheme": "bearer", "description": "The tenant's API key, or a signed JWT."},
+        "administrator": {"type": "http", "scheme": "bearer", "description": "An administrator's key or JWT."},
     }
     for path, item in document["paths"].items():
         for operation in item.values():
             operation["responses"].pop("422", None)
+            for status, response in operation["responses"].items():
+                if status >= "400":
+                    response.update(_response(response["description"], _ERROR))
             operation["responses"]["default"] = _response("An error", _ERROR)
+            if path.startswith("/admin/"):
+                operation["security"] = [{"administrator": []}]
             if path.startswith("/v1/"):
                 operation["security"] = [{"key": []}]
                 operation.setdefault("parameters", []).append(_TENANT)

@@ -17,9 +17,8 @@ from msgspec import Struct
 
 from stratmaster_router.api.errors import Headers, error_body, error_headers, wire_error
 from stratmaster_router.api.limits import limit_lines
-from stratmaster_router.auth.authenticate import authenticate
-from stratmaster_router.auth.keys import KeyRing
-from stratmaster_router.domain.errors import ClientDisconnected, InvalidRequest, RouterError
+from stratmaster_router.domain.errors import ClientDisconnected, InvalidAssertion, InvalidRequest, RouterError
+from stratmaster_router.domain.routing import Administrator, Principal
 from stratmaster_router.gateway.settlement import CLIENT_CLOSED, Recorder, Settlement
 from stratmaster_router.gateway.stages import Authenticated
 
@@ -28,6 +27,9 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+# Of answers to a key that will soon expire.
+EXPIRES = b"x-api-key-expires"
 
 # Reached without a credential; a test holds every other route against `guarded`.
 OPEN_PATHS = frozenset({"/healthz", "/readyz", "/internal/metrics", "/internal/status", "/openapi.json"})
@@ -62,23 +64,40 @@ class Visit(Struct):
 
 
 Serve = Callable[[Visit, Receive, Send], Awaitable[None]]
+# From the headers `Authorization` and `X-Tenant-ID`; they raise what `auth.authenticate` says.
+Judge = Callable[[bytes | None, bytes | None], Principal]
+JudgeAdministrator = Callable[[bytes | None], Administrator]
+# Whether the keys of an issuer of assertions, which is named, have been brought up to date since.
+LookAgain = Callable[[str], Awaitable[bool]]
 
 
 def guarded(path: str) -> bool:
     """Whether `path` is reached only with a credential."""
-    return path.startswith(("/v1/", "/admin/")) or path in ("/v1", "/admin")
+    return path.startswith("/v1/") or path == "/v1" or administrative(path)
+
+
+def administrative(path: str) -> bool:
+    """Whether the credential must be an administrator's."""
+    return path.startswith("/admin/") or path == "/admin"
 
 
 class Guard:
     """Wraps the FastAPI app. `endpoints` maps the paths of the POST endpoints to what serves them."""
 
     def __init__(
-        self, app: App, endpoints: Mapping[str, Serve], ring: Callable[[], KeyRing], recorder: Recorder
+        self,
+        app: App,
+        endpoints: Mapping[str, Serve],
+        judge: Judge,
+        judge_administrator: JudgeAdministrator,
+        look_again: LookAgain,
+        recorder: Recorder,
     ) -> None:
-        """`ring` gives the current keys."""
         self._app = app
         self._endpoints = endpoints
-        self._ring = ring
+        self._judge_credential = judge
+        self._judge_administrator = judge_administrator
+        self._look_again = look_again
         self._recorder = recorder
         self._id_prefix = f"req_{secrets.token_hex(8)}"
         self._counter = count()
@@ -101,13 +120,19 @@ class Guard:
         try:
             if endpoint is not None:
                 settlement.path = path
-                await endpoint(self._judge(headers, settlement), receive, send)
+                try:
+                    visit = self._judge(headers, settlement)
+                except InvalidAssertion as refused:
+                    visit = await self._judge_again(refused, headers, settlement)
+                await endpoint(visit, receive, send)
             else:
                 await self._through_fastapi(scope, receive, send, headers, settlement)
         except ClientDisconnected:
             settlement.code = "client_disconnected"
         except Exception as error:
-            if not isinstance(error, RouterError):
+            if isinstance(error, InvalidAssertion):
+                log.info("assertion refused", request_id=request_id, reason=error.reason)
+            elif not isinstance(error, RouterError):
                 log.error("request failed", request_id=request_id, exc_info=error)
             if settlement.status == CLIENT_CLOSED:
                 await send_error(send, error, settlement)
@@ -117,8 +142,9 @@ class Guard:
             self._recorder.settle(settlement)
 
     def _judge(self, headers: Mapping[bytes, bytes], settlement: Settlement) -> Visit:
-        principal = authenticate(self._ring(), headers.get(b"authorization"), headers.get(b"x-tenant-id"))
+        principal = self._judge_credential(headers.get(b"authorization"), headers.get(b"x-tenant-id"))
         settlement.tenant = principal.tenant
+        settlement.credential = principal.credential
         data_class = headers.get(b"x-data-class")
         caller = Authenticated(
             principal,
@@ -128,17 +154,45 @@ class Guard:
         )
         return Visit(headers, caller, settlement)
 
+    async def _judge_again(
+        self, refused: InvalidAssertion, headers: Mapping[bytes, bytes], settlement: Settlement
+    ) -> Visit:
+        """Judge an assertion once more if its issuer may have new keys. Here, so that no other request waits."""
+        if refused.keys_of is None or not await self._look_again(refused.keys_of):
+            raise refused
+        return self._judge(headers, settlement)
+
+    async def _administrator(self, authorization: bytes | None) -> Administrator:
+        try:
+            return self._judge_administrator(authorization)
+        except InvalidAssertion as refused:
+            if refused.keys_of is None or not await self._look_again(refused.keys_of):
+                raise
+        return self._judge_administrator(authorization)
+
     async def _through_fastapi(
         self, scope: Scope, receive: Receive, send: Send, headers: Mapping[bytes, bytes], settlement: Settlement
     ) -> None:
         scope["state"]["request_id"] = settlement.request_id
         scope["state"]["settlement"] = settlement
-        if guarded(scope["path"]):
-            scope["state"]["visit"] = self._judge(headers, settlement)
+        expires = None
+        if administrative(scope["path"]):
+            administrator = await self._administrator(headers.get(b"authorization"))
+            scope["state"]["administrator"] = administrator
+            settlement.credential = f"administrator:{administrator.name}"
+        elif guarded(scope["path"]):
+            try:
+                visit = self._judge(headers, settlement)
+            except InvalidAssertion as refused:
+                visit = await self._judge_again(refused, headers, settlement)
+            scope["state"]["visit"] = visit
+            expires = visit.caller.principal.expires
 
         async def send_and_note(message: Message) -> None:
             if message["type"] == "http.response.start":
                 settlement.status = message["status"]
+                if expires is not None and settlement.status < 400:
+                    message["headers"] = [*message["headers"], (EXPIRES, expires.encode())]
             await send(message)
 
         await self._app(scope, receive, _with_request_id(send_and_note, settlement.request_id))
@@ -164,6 +218,7 @@ async def send_error(send: Send, error: Exception, settlement: Settlement) -> No
     wire = wire_error(error)
     settlement.status = wire.status
     settlement.code = wire.code
+    settlement.refused_by = getattr(error, "account", None)
     body = error_body(error, settlement.request_id)
     headers: Headers = [
         (b"content-type", b"application/json"),

@@ -8,15 +8,14 @@ import structlog
 
 from stratmaster_router.api.body import check_media_type, read_body
 from stratmaster_router.api.errors import Headers, error_body, wire_error
-from stratmaster_router.api.guard import Receive, Scope, Send, Visit, header_pairs
+from stratmaster_router.api.guard import EXPIRES, Receive, Scope, Send, Visit, header_pairs
 from stratmaster_router.api.limits import limit_lines
 from stratmaster_router.api.protocol import answer_whole, write_chunk
 from stratmaster_router.domain.errors import ClientDisconnected, RouterError
 from stratmaster_router.domain.routing import Decision, Endpoint, Hop
 from stratmaster_router.gateway.pipeline import Gateway
 from stratmaster_router.gateway.settlement import Settlement
-from stratmaster_router.gateway.stages import Answered
-from stratmaster_router.upstream.stream import UpstreamStream
+from stratmaster_router.gateway.stages import Answered, AnswerStream
 from stratmaster_router.upstream.watch import Watch, Watchdog
 
 # Seconds that the last event of a stream may take where the deadline has passed.
@@ -52,25 +51,25 @@ class OpenAIEndpoint:
             body = await read_body(receive, visit.headers, watch, self._body_limit, self._body_timeout)
             watch.listen(receive)
             answered = await self._gateway.answer(self._endpoint, visit.caller, body, watch, settlement)
-            stream = answered.reply.stream
+            stream = answered.stream
             if stream is None:
-                whole = answered.reply.body
+                whole = answered.body
                 assert whole is not None
                 watch.close()
-                lines = b"content-length: %d\r\n" % len(whole) + self._lines(answered, settlement)
+                lines = b"content-length: %d\r\n" % len(whole) + self._lines(answered, visit)
                 if answer_whole(send, lines, whole):
                     return
                 await send({"type": "http.response.start", "status": 200, "headers": header_pairs(lines)})
                 await send({"type": "http.response.body", "body": whole})
             else:
-                await self._relay(stream, header_pairs(self._lines(answered, settlement)), send, settlement, watch)
+                await self._relay(stream, header_pairs(self._lines(answered, visit)), send, settlement, watch)
         except asyncio.CancelledError as cancelled:
             raise watch.interruption(cancelled) from None
         finally:
             watch.close()
 
     async def _relay(
-        self, stream: UpstreamStream, headers: Headers, send: Send, settlement: Settlement, watch: Watch
+        self, stream: AnswerStream, headers: Headers, send: Send, settlement: Settlement, watch: Watch
     ) -> None:
         """Pass a stream on. A failure from here on is an event of the stream; it then ends without `[DONE]`."""
         settlement.first_event = perf_counter() - settlement.began
@@ -88,9 +87,9 @@ class OpenAIEndpoint:
                     await send({"type": "http.response.body", "body": events, "more_body": True})
             whole = True
         except asyncio.CancelledError as cancelled:
-            last = _failure_event(watch.interruption(cancelled), settlement)
+            last = stream.flush() + _failure_event(watch.interruption(cancelled), settlement)
         except Exception as error:  # noqa: BLE001  # whatever it is, the stream must not look complete
-            last = _failure_event(error, settlement)
+            last = stream.flush() + _failure_event(error, settlement)
         finally:
             settlement.bill(stream.usage, stream.text, stream.least, whole=whole)
             stream.close()
@@ -102,12 +101,18 @@ class OpenAIEndpoint:
             async with asyncio.timeout(max(left, _LAST_WRITE)):
                 await send({"type": "http.response.body", "body": last})
 
-    def _lines(self, answered: Answered, settlement: Settlement) -> bytes:
+    def _lines(self, answered: Answered, visit: Visit) -> bytes:
         """The header lines of an answer, each with its end; notes the router's own time so far."""
+        settlement = visit.settlement
         trip = settlement.trip
         assert trip is not None
         reservation = answered.reservation
-        limits = limit_lines(reservation.leases, reservation.now()) if reservation.leases else b""
+        more = limit_lines(reservation.leases, reservation.now()) if reservation.leases else b""
+        expires = visit.caller.principal.expires
+        if expires is not None:
+            more += b"%b: %b\r\n" % (EXPIRES, expires.encode())
+        if answered.redacted:
+            more += f"x-router-redacted: {answered.redacted}\r\n".encode()
         overhead = perf_counter() - settlement.began - trip.upstream_seconds
         settlement.overhead = overhead
         settlement.status = 200
@@ -116,7 +121,7 @@ class OpenAIEndpoint:
             settlement.request_id.encode(),
             trip.calls,
             overhead * 1000,
-            self._lane_lines(answered.decision, answered.reply.hop) + limits,
+            self._lane_lines(answered.decision, answered.reply.hop) + more,
         )
 
     def _lane_lines(self, decision: Decision, hop: Hop) -> bytes:
@@ -145,4 +150,5 @@ def _failure_event(failure: BaseException, settlement: Settlement) -> bytes:
     if not isinstance(failure, RouterError):
         log.error("stream failed", request_id=settlement.request_id, exc_info=failure)
     settlement.code = wire_error(failure).code
+    settlement.refused_by = getattr(failure, "account", None)
     return b"data: " + error_body(failure, settlement.request_id) + b"\n\n"

@@ -7,6 +7,7 @@ from fastapi import APIRouter, Response
 from pydantic import BaseModel
 
 from stratmaster_router.domain.errors import Draining
+from stratmaster_router.telemetry.audit import AuditLog
 from stratmaster_router.upstream.breaker import State
 from stratmaster_router.upstream.client import Upstreams
 
@@ -37,13 +38,26 @@ class EndpointStatus(BaseModel):
     retry_after: float
 
 
+class AuditStatus(BaseModel):
+    """The last record of the audit log that this worker has written, and how many it could not write.
+
+    Who keeps `hash` elsewhere can see by it (`logs verify --expect`) that no record up to this one was taken away.
+    """
+
+    chain: str
+    seq: int
+    hash: str
+    lost: int
+
+
 class Status(BaseModel):
-    """This worker: the policy in force, every hop that it has called, and the endpoints that it leaves alone."""
+    """This worker: the policy in force, and its hops, what it leaves alone, and its audit log where it has one."""
 
     policy: str
     draining: bool
     hops: list[HopStatus]
     parked: list[EndpointStatus]
+    audit: AuditStatus | None = None
 
 
 class Readiness(Health):
@@ -58,6 +72,7 @@ def ops_routes(
     bridge: Callable[[], Awaitable[BridgeState | None]],
     scrape: Callable[[], bytes],
     upstreams: Upstreams,
+    audit: AuditLog,
 ) -> APIRouter:
     """The routes that need no credential; `scrape` gives the metrics in Prometheus's text format."""
     router = APIRouter()
@@ -76,7 +91,12 @@ def ops_routes(
     def internal_metrics() -> Response:  # in a thread: there may be thousands of accounts to render
         return Response(scrape(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
-    @router.get("/internal/status", summary="The state of this worker", tags=["operations"])
+    @router.get(
+        "/internal/status",
+        summary="The state of this worker",
+        tags=["operations"],
+        response_model_exclude_none=True,
+    )
     async def internal_status() -> Status:
         hops = [
             HopStatus(
@@ -91,9 +111,16 @@ def ops_routes(
             EndpointStatus(endpoint=each.place, code=each.code, retry_after=round(each.wait, 3))
             for each in upstreams.parked()
         ]
-        return Status(policy=policy_hash(), draining=draining(), hops=hops, parked=parked)
+        return Status(policy=policy_hash(), draining=draining(), hops=hops, parked=parked, audit=_audit_status(audit))
 
     return router
+
+
+def _audit_status(audit: AuditLog) -> AuditStatus | None:
+    last = audit.last
+    if last is None:
+        return None
+    return AuditStatus(chain=last.chain.decode(), seq=last.seq, hash=last.hash.decode(), lost=audit.lost)
 
 
 _STATES: dict[State, Literal["closed", "half_open", "open"]] = {

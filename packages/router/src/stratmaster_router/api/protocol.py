@@ -20,7 +20,7 @@ _LARGEST_HEAD = 64 * 1024  # bytes of a request's line and headers
 # A client that is refused before its body was read may send it to its end, so that it gets to read the answer; but not
 # without end.
 _MOST_DISCARDED = 64 * 1024 * 1024
-_LINGER = 10.0  # seconds for a client to read the end of a closing connection
+LINGER = 10.0  # seconds for a client to read the end of a closing connection
 
 _upgrade = re.compile(rb"\r\nupgrade:[^\r\n]*", re.IGNORECASE)
 
@@ -212,7 +212,7 @@ class _GatheringTransport:
         self._transport.close()
         if self._transport.get_write_buffer_size():
             # Closing waits until the client has read; one that has stopped reading must not hold its connection.
-            self._loop.call_later(_LINGER, self._transport.abort)
+            self._loop.call_later(LINGER, self._transport.abort)
 
     def _flush(self) -> None:
         if self._head:

@@ -59,27 +59,58 @@ class KeyFolder:
     """The folder, read anew when it changes. `ring` is the current set of keys."""
 
     def __init__(self, folder: Path | None) -> None:
-        """`folder` None means that there are no keys. Raises OSError where the folder cannot be read."""
+        """`folder` None means that there are no keys. Raises OSError where the folder or a file cannot be read."""
         self._folder = folder
-        self._seen: dict[str, bytes] = {} if folder is None else _read(folder)
-        self.ring = KeyRing(_parse(self._seen))
+        self._held: dict[str, bytes] = {}
+        if folder is not None:
+            self._held, unreadable = _read(folder)
+            for error in unreadable.values():
+                raise error
+        self._last = self._held
+        self.ring = KeyRing(_parse(self._held))
 
     def refresh(self) -> bool:
-        """Read the folder again; whether the keys have changed. Blocking. Raises OSError and then keeps the keys."""
+        """Read the folder again; whether the keys have changed. Blocking.
+
+        What a file holds, or that it is gone, counts once two calls in a row have found it so: while a Secret is
+        swapped, or a file written anew, there is a moment in which keys are missing that nobody has taken away.
+        Raises OSError: where the folder cannot be read all keys stay, where a file cannot be read its own do.
+        """
         if self._folder is None:
             return False
-        seen = _read(self._folder)
-        if seen == self._seen:
-            return False
-        self._seen = seen
-        self.ring = KeyRing(_parse(seen))
-        return True
+        seen, unreadable = _read(self._folder)
+        seen.update({name: self._held[name] for name in unreadable if name in self._held})
+        last, self._last = self._last, seen
+        held = {}
+        for name in {*self._held, *last, *seen}:
+            content = seen.get(name) if seen.get(name) == last.get(name) else self._held.get(name)
+            if content is not None:
+                held[name] = content
+        changed = held != self._held
+        if changed:
+            self._held = held
+            self.ring = KeyRing(_parse(held))
+        for error in unreadable.values():
+            raise error
+        return changed
 
 
-def _read(folder: Path) -> dict[str, bytes]:
-    # Kubernetes keeps its own entries beside the files: ..data and a folder named by time.
-    files = [entry for entry in folder.iterdir() if not entry.name.startswith(".") and entry.is_file()]
-    return {file.name: file.read_bytes() for file in files}
+def _read(folder: Path) -> tuple[dict[str, bytes], dict[str, OSError]]:
+    """What the files hold, and why some of them cannot be read."""
+    found: dict[str, bytes] = {}
+    unreadable: dict[str, OSError] = {}
+    for entry in folder.iterdir():
+        # Kubernetes keeps its own entries beside the files: ..data and a folder named by time.
+        if entry.name.startswith("."):
+            continue
+        try:
+            if entry.is_file():
+                found[entry.name] = entry.read_bytes()
+        except FileNotFoundError:
+            pass  # taken away since it was listed
+        except OSError as error:
+            unreadable[entry.name] = error
+    return found, unreadable
 
 
 def _parse(contents: Mapping[str, bytes]) -> dict[str, list[bytes]]:

@@ -3,6 +3,7 @@
 import os
 import socket
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +12,8 @@ import uvicorn
 
 from stratmaster_router.policy.problems import PolicyInvalid
 from stratmaster_router.policy.source import PolicySource
+from stratmaster_router.privacy.detect import Detector
+from stratmaster_router.privacy.redact import redact
 from stratmaster_router.settings import Settings, SettingsInvalid
 from stratmaster_router.telemetry.logs import configure_logs
 from stratmaster_router.upstream.tls import tls_trouble
@@ -42,7 +45,7 @@ def litellm_bridge(
         sys.exit(str(error))
     if not settings.bridge_secret:
         sys.exit("ROUTER_BRIDGE_TOKEN is not set: without it anybody could use the providers' keys")
-    configure_logs(settings.log_level)
+    configure_logs(settings.log_level, partial(redact, Detector()))
     os.environ.update(OFFLINE)
     try:
         from stratmaster_router.litellm_bridge.silence import quieten

@@ -1,6 +1,5 @@
 """`stratmaster-router ledger …`: what was spent, from the database of ROUTER_DATABASE_URL. Reads only."""
 
-import asyncio
 import csv
 import io
 import os
@@ -10,19 +9,17 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, Annotated, Any, NoReturn, TypeVar
+from typing import IO, Annotated, Any, TypeVar
 
 import msgspec
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from stratmaster_router.cli.database import on_database, read_settings, stop
 from stratmaster_router.domain.money import NANO_DOLLARS
-from stratmaster_router.limits.store import StoreUnavailable
-from stratmaster_router.settings import Settings, SettingsInvalid
-from stratmaster_router.storage.database import Database, DatabaseUrlInvalid, database_url
+from stratmaster_router.storage.database import Database
 from stratmaster_router.storage.ledger import COLUMNS, Page, Total, rows, summary
-from stratmaster_router.storage.schema import HEAD, revision
 
 app = typer.Typer(help="What was spent, by whom, on what.", no_args_is_help=True)
 
@@ -138,7 +135,7 @@ def export(
         # The reader has seen enough. What Python still wants to flush goes nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
-        _stop(f"{error.filename or 'the output'} cannot be written: {error.strerror}")
+        stop(f"{error.filename or 'the output'} cannot be written: {error.strerror}")
 
 
 async def _write_csv(pages: AsyncIterator[Page], file: IO[bytes]) -> None:
@@ -194,40 +191,4 @@ _WRITERS: Mapping[Format, Callable[[AsyncIterator[Page], IO[bytes]], Awaitable[N
 
 
 def _read(work: Callable[[Database], Awaitable[T]]) -> T:
-    """Do `work` on the database, which must be there and of this version."""
-    try:
-        url = database_url(Settings.from_environ(os.environ).database_url)
-    except SettingsInvalid as error:
-        _stop(str(error))
-    except DatabaseUrlInvalid as error:
-        _stop(f"ROUTER_DATABASE_URL: {error}")
-    if url.drivername == "sqlite" and not Path(url.database or "").is_file():
-        _stop(f"there is no database at {url.database}: set ROUTER_DATABASE_URL to the router's")
-
-    async def run() -> T:
-        database = Database(url, read_only=True)
-        try:
-            _check(await revision(database))
-            return await work(database)
-        finally:
-            await database.close()
-
-    try:
-        return asyncio.run(run())
-    except StoreUnavailable as error:
-        _stop(f"the database of ROUTER_DATABASE_URL cannot be read: {error}")
-
-
-def _check(found: str | None) -> None:
-    if found is None:
-        _stop("the database of ROUTER_DATABASE_URL has no ledger: no router has used it yet")
-    if found != HEAD:
-        _stop(
-            f"the database is at revision {found}, and this version reads {HEAD}: use the version that serves from it "
-            "(an older database is brought up to date by `serve`)"
-        )
-
-
-def _stop(message: str) -> NoReturn:
-    print(message, file=sys.stderr)
-    raise typer.Exit(1)
+    return on_database(read_settings(os.environ), work, read_only=True)

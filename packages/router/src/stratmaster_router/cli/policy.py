@@ -15,6 +15,7 @@ from stratmaster_router.policy.problems import PolicyInvalid
 from stratmaster_router.policy.schema import json_schema
 from stratmaster_router.policy.snapshot import Snapshot, TenantPolicy
 from stratmaster_router.policy.source import PolicySource
+from stratmaster_router.privacy.outgoing import unsearchable
 from stratmaster_router.privacy.rawdocs import screen
 from stratmaster_router.upstream.tls import tls_trouble
 from stratmaster_router.wire.envelope import read_envelope
@@ -87,12 +88,13 @@ def _facts(request: Path, model: str) -> RequestFacts:
     try:
         body = request.read_bytes()
         endpoint = _endpoint(body)
-        raw_docs, longest = screen(endpoint, read_envelope(endpoint, body).fields, None)
+        fields = read_envelope(endpoint, body).fields
+        raw_docs, longest = screen(endpoint, fields, None)
     except (OSError, RouterError) as error:
         reason = error.message if isinstance(error, RouterError) else error.strerror
         typer.echo(f"{request}: {reason}", err=True)
         raise typer.Exit(1) from None
-    return RequestFacts(endpoint, model, raw_docs, longest)
+    return RequestFacts(endpoint, model, raw_docs, longest, unsearchable(endpoint, fields))
 
 
 def _endpoint(body: bytes) -> Endpoint:

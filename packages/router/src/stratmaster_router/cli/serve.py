@@ -8,6 +8,8 @@ import signal
 import socket
 import sys
 import tempfile
+import time
+from functools import partial
 from multiprocessing import connection, get_context
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -15,27 +17,32 @@ from typing import Annotated, Any, NoReturn
 import typer
 import uvicorn
 from uvicorn.supervisors import Multiprocess
+from uvicorn.supervisors.multiprocess import Process
 
 from stratmaster_router.api.drain import END_AT_ONCE
 from stratmaster_router.api.protocol import RouterProtocol
+from stratmaster_router.api.tls import over_tls, server_tls
 from stratmaster_router.auth.keys import KeyFolder
 from stratmaster_router.cli.supervise import supervised_bridge
 from stratmaster_router.limits.store import StoreUnavailable
 from stratmaster_router.policy.problems import PolicyInvalid
 from stratmaster_router.policy.source import PolicySource
+from stratmaster_router.privacy.detect import Detector
+from stratmaster_router.privacy.redact import redact
 from stratmaster_router.settings import Settings, SettingsInvalid
 from stratmaster_router.storage.database import Database, DatabaseUrlInvalid, database_url
 from stratmaster_router.storage.schema import SchemaTooNew, prepare
 from stratmaster_router.telemetry.access_log import AccessLog
+from stratmaster_router.telemetry.audit import AuditLog
 from stratmaster_router.telemetry.logs import configure_logs
-from stratmaster_router.upstream.tls import tls_trouble
+from stratmaster_router.upstream.tls import TlsUnusable, tls_trouble
 
 _BACKLOG = 4096
+_START = 60.0  # seconds for a worker to be able to answer its supervisor
 _ENDED_BY_ITSELF = 10  # seconds in which every request has ended once api/drain.py has interrupted it
 
 _OPTIONS: dict[str, Any] = {
     "loop": "uvloop",
-    "http": RouterProtocol,
     "ws": "none",
     "lifespan": "on",
     "log_config": None,
@@ -62,7 +69,7 @@ def serve(
         settings = Settings.from_environ(os.environ)
     except SettingsInvalid as error:
         _stop(str(error))
-    configure_logs(settings.log_level)
+    configure_logs(settings.log_level, partial(redact, Detector()))
     try:
         listener = _listen(settings)
         _prepare_database(settings, listener)
@@ -77,8 +84,12 @@ def serve(
         _stop(
             "\n".join(f"{problem}" if problem.path else f"{settings.policy}: {problem}" for problem in error.problems)
         )
+    except SettingsInvalid as error:
+        _stop(str(error))
     except DatabaseUrlInvalid as error:
         _stop(f"ROUTER_DATABASE_URL: {error}")
+    except TlsUnusable as error:
+        _stop(f"TLS cannot be served: {error}")
     except OSError as error:
         _stop(f"{error.filename or 'a file'} cannot be used: {error.strerror}")
 
@@ -125,9 +136,9 @@ def _listen(settings: Settings) -> socket.socket:
 
 
 def _serve_one(settings: Settings, listener: socket.socket) -> None:
-    from stratmaster_router.app import Router
+    from stratmaster_router.app import serving_app
 
-    server = uvicorn.Server(uvicorn.Config(Router(settings).app, **_options(settings)))
+    server = uvicorn.Server(uvicorn.Config(serving_app(settings), **_options(settings)))
     server.run(sockets=[listener])
     if not server.started:
         sys.exit(1)
@@ -137,7 +148,11 @@ def _serve_many(settings: Settings, listener: socket.socket) -> None:
     # These raise here, once, and not in each worker.
     PolicySource(settings.policy, os.environ, tls_trouble)
     KeyFolder(settings.keys_dir)
+    KeyFolder(settings.admin_keys_dir)
+    settings.pepper()
     AccessLog(settings.access_log)
+    asyncio.run(AuditLog(settings.audit_log, settings.audit_key(), "").close())
+    server_tls(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
     with tempfile.TemporaryDirectory(prefix="stratmaster-router-") as folder:
         os.environ["ROUTER_METRICS_DIR"] = folder
         config = uvicorn.Config(
@@ -147,12 +162,33 @@ def _serve_many(settings: Settings, listener: socket.socket) -> None:
 
 
 def _options(settings: Settings) -> dict[str, Any]:
-    # The server's own patience is for what should not happen.
-    return {**_OPTIONS, "timeout_graceful_shutdown": math.ceil(settings.drain_timeout) + _ENDED_BY_ITSELF}
+    return {
+        **_OPTIONS,
+        "http": RouterProtocol if settings.tls_cert is None else over_tls,
+        # The server's own patience is for what should not happen.
+        "timeout_graceful_shutdown": math.ceil(settings.drain_timeout) + _ENDED_BY_ITSELF,
+    }
 
 
 class _Supervisor(Multiprocess):
-    """uvicorn's supervisor, which also hears a second signal while it waits for its workers to drain."""
+    """uvicorn's supervisor, which also hears a second signal while it waits for its workers to drain.
+
+    It kills a worker that does not answer within 5 seconds. One that is starting cannot answer before it has imported
+    what it needs; on a busy machine, or with a part of a core, that takes longer, and workers would be killed and
+    started for ever. So they are asked once they have had the time.
+    """
+
+    def __init__(self, config: uvicorn.Config, sockets: list[socket.socket]) -> None:
+        super().__init__(config, sockets)
+        self._since: dict[Process, float] = {}
+
+    def keep_subprocess_alive(self) -> None:
+        now = time.monotonic()
+        self._since = {each: self._since.get(each, now) for each in self.processes}
+        starting = [each for each, since in self._since.items() if now - since < _START and each.process.is_alive()]
+        self.processes = [each for each in self.processes if each not in starting]
+        super().keep_subprocess_alive()
+        self.processes += starting
 
     def handle_int(self) -> None:
         self.handle_term()

@@ -35,6 +35,10 @@ class TenantRequired(RouterError):
     """No `X-Tenant-ID`."""
 
 
+class ClientCertificateRequired(RouterError):
+    """The router asks its clients for a certificate, and this connection has shown none."""
+
+
 class MissingApiKey(RouterError):
     """No bearer credential."""
 
@@ -43,8 +47,47 @@ class InvalidApiKey(RouterError):
     """A credential that opens nothing; one message for all of them."""
 
 
+class InvalidAssertion(RouterError):
+    """A signed assertion that proves nothing; one message for all that a stranger could probe.
+
+    `reason` is for the log, in words of ours and never the token's. `keys_of` names the issuer whose keys may be out of
+    date: the assertion names one of its keys that is not known.
+    """
+
+    def __init__(self, message: str, reason: str, keys_of: str | None = None) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.keys_of = keys_of
+
+
+class ExpiredApiKey(RouterError):
+    """A key that was good and whose time is over."""
+
+
 class TenantMismatch(RouterError):
     """The tenant asked for is not the credential's own."""
+
+
+class AdminRequired(RouterError):
+    """A tenant's credential where an administrator's is needed."""
+
+
+class KeyNotLive(RouterError):
+    """A key that was revoked, has expired or was rotated already, so this cannot be done with it."""
+
+
+class KeysDisabled(RouterError):
+    """No key can be made: the router has no pepper, or another one than the keys that there are."""
+
+
+class KeyStoreUnavailable(RouterError):
+    """Keys cannot be judged or changed, as their database cannot be read. `reason` is for the log."""
+
+    retry_after = 1.0
+
+    def __init__(self, message: str, reason: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class Refused(RouterError):

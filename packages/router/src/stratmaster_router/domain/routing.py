@@ -31,11 +31,13 @@ class Principal:
     """An authenticated caller acting for one tenant.
 
     `credential` names what it came with, for the records: `folder` (a key of the keys folder), `key:<visible id>` (a
-    self-service key), `jwt:<subject>` (a service account). Never the credential itself.
+    self-service key), `jwt:<subject>` (a service account). Never the credential itself. `expires` says when it ends
+    (RFC 3339), where that is so near that its owner should know.
     """
 
     tenant: str
     credential: str = "folder"
+    expires: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +53,14 @@ class RequestFacts(Struct, frozen=True):
 
     `raw_docs` says why the request carries raw documents (policy.md, rule 5), or is None.
     `longest_text` is the length in characters of the longest user or tool text, prompt or embedding input.
+    `unsearchable` says what it has that cannot be searched for personal data; only asked where the policy redacts.
     """
 
     endpoint: Endpoint
     model: str
     raw_docs: str | None = None
     longest_text: int = 0
+    unsearchable: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +170,8 @@ class Hop:
 
     `accounts` are all that apply: the tenant's, then the provider's; `budgeted` says that one of them counts money.
     `default_max_tokens` are the output tokens of a request that sets no bound. `price` is None where none is known.
+    `redact` names what is replaced in all that is sent to it: kinds in the order of `domain.redaction.KINDS`, then
+    patterns of the policy's own.
     """
 
     provider: Provider
@@ -176,6 +182,7 @@ class Hop:
     price: Price | None = None
     default_max_tokens: int = DEFAULT_MAX_TOKENS
     budgeted: bool = False
+    redact: tuple[str, ...] = ()
 
 
 class Refusal(StrEnum):

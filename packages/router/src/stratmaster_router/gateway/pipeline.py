@@ -5,13 +5,15 @@ from functools import partial
 
 from stratmaster_router.domain.errors import InvalidJson, Refused
 from stratmaster_router.domain.routing import Decision, Endpoint, Refusal, RequestFacts
-from stratmaster_router.gateway.hold import LimitsHold
-from stratmaster_router.gateway.settlement import Settlement
+from stratmaster_router.gateway.hold import RequestHold
+from stratmaster_router.gateway.redaction import Detectors, Redaction
+from stratmaster_router.gateway.settlement import Prompt, Settlement
 from stratmaster_router.gateway.stages import Answered, Authenticated, Permitted, Reserved, Screened
 from stratmaster_router.limits.limiter import Limiter
 from stratmaster_router.limits.reservation import Reservation
 from stratmaster_router.policy.decide import decide
 from stratmaster_router.policy.snapshot import Snapshot
+from stratmaster_router.privacy.outgoing import unsearchable
 from stratmaster_router.privacy.rawdocs import screen
 from stratmaster_router.upstream.client import Upstreams
 from stratmaster_router.upstream.execute import execute
@@ -27,6 +29,10 @@ _REFUSALS = {
     Refusal.RAW_DOCS_FORBIDDEN: "The request carries raw documents, and no provider of this model may receive them. "
     "Send excerpts instead, or ask for a task whose provider may.",
 }
+_UNSEARCHABLE = (
+    "The request has parts that cannot be searched for personal data, and no provider of this model may be sent them. "
+    "Leave out pictures, sound, files and token ids, or ask for a task whose provider may."
+)
 
 
 class Gateway:
@@ -37,6 +43,7 @@ class Gateway:
         self._snapshot = snapshot
         self._limiter = limiter
         self._upstreams = upstreams
+        self._detectors = Detectors()
 
     async def answer(
         self, endpoint: Endpoint, caller: Authenticated, body: bytes, watch: Watch, settlement: Settlement
@@ -47,20 +54,32 @@ class Gateway:
         """
         snapshot = self._snapshot()
         trip = settlement.trip = Trip([])
-        screened = _screen(endpoint, caller, body)
+        screened = _screen(endpoint, caller, body, snapshot)
         settlement.stream = screened.envelope.stream
+        settlement.raw_docs = screened.facts.raw_docs
+        tenant = snapshot.tenants.get(caller.principal.tenant)
+        if tenant is not None and tenant.snippet_chars:
+            settlement.prompt = Prompt(endpoint, screened.envelope.fields, tenant.snippet_chars)
         permitted = _permit(snapshot, caller, screened, settlement)
         reserved = self._reserve(endpoint, screened, permitted, settlement)
         watch.end_by(_total(reserved.decision, caller.timeout))
-        hold = LimitsHold(reserved.reservation)
         envelope = screened.envelope
+        redaction = None
+        if snapshot.redacts:
+            redaction = Redaction(endpoint, envelope, partial(self._detectors.of, snapshot.patterns))
+        hold = RequestHold(envelope, reserved.reservation, redaction)
         reply = await execute(
             reserved.decision, endpoint, envelope, caller.forwarded, self._upstreams, watch, trip, hold
         )
         settlement.hop = reply.hop
         if reply.body is not None:
             settlement.bill(reply.usage, partial(answer_text, endpoint, reply.body), 0)
-        return Answered(reserved.decision, reserved.reservation, reply)
+        if not reply.hop.redact or redaction is None:
+            return Answered(reserved.decision, reserved.reservation, reply, reply.body, reply.stream)
+        redacted = redaction.summary(reply.hop)
+        settlement.redacted = redacted or None
+        restored = await redaction.restored(reply)
+        return Answered(reserved.decision, reserved.reservation, reply, *restored, redacted)
 
     def _reserve(
         self, endpoint: Endpoint, screened: Screened, permitted: Permitted, settlement: Settlement
@@ -70,13 +89,14 @@ class Gateway:
         return Reserved(permitted.decision, reservation)
 
 
-def _screen(endpoint: Endpoint, caller: Authenticated, body: bytes) -> Screened:
+def _screen(endpoint: Endpoint, caller: Authenticated, body: bytes, snapshot: Snapshot) -> Screened:
     envelope = read_envelope(endpoint, body)
     try:
         raw_docs, longest_text = screen(endpoint, envelope.fields, caller.data_class)
+        unfit = unsearchable(endpoint, envelope.fields) if snapshot.redacts else None
     except RecursionError:
         raise InvalidJson("The request body is nested too deeply.") from None
-    return Screened(envelope, RequestFacts(endpoint, envelope.model, raw_docs, longest_text))
+    return Screened(envelope, RequestFacts(endpoint, envelope.model, raw_docs, longest_text, unfit))
 
 
 def _permit(snapshot: Snapshot, caller: Authenticated, screened: Screened, settlement: Settlement) -> Permitted:
@@ -84,7 +104,12 @@ def _permit(snapshot: Snapshot, caller: Authenticated, screened: Screened, settl
     settlement.decision = decision
     if decision.refusal is not None:
         param = "model" if decision.refusal is Refusal.MODEL_NOT_FOUND else None
-        raise Refused(_REFUSALS[decision.refusal], decision, param=param)
+        unfit = screened.facts.unsearchable
+        if unfit is not None and any(line.reason.startswith(unfit) for line in decision.trace):
+            message = _UNSEARCHABLE
+        else:
+            message = _REFUSALS[decision.refusal]
+        raise Refused(message, decision, param=param)
     return Permitted(decision)
 
 

@@ -1,29 +1,50 @@
 """What must be recorded of a request, exactly once, however it ends."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from time import perf_counter
+from typing import Any, TypeVar
 
+import structlog
 from msgspec import Struct
 from msgspec.structs import replace
 
 from stratmaster_router.domain.errors import LIMIT_CODES
 from stratmaster_router.domain.ledger import LedgerRow
-from stratmaster_router.domain.routing import Decision, Hop
+from stratmaster_router.domain.limits import Account
+from stratmaster_router.domain.routing import Decision, Endpoint, Hop
 from stratmaster_router.domain.usage import Usage
 from stratmaster_router.limits.reservation import Reservation
+from stratmaster_router.privacy.prompt import prompt_content, prompt_text
+from stratmaster_router.privacy.redact import Redactor
 from stratmaster_router.telemetry.access_log import AccessLine, AccessLog
+from stratmaster_router.telemetry.audit import AuditLog
+from stratmaster_router.telemetry.audit_records import RequestRecord
 from stratmaster_router.telemetry.metrics import NONE, Metrics
 from stratmaster_router.upstream.trip import Exposure, Trip
 
 # The status that the access log gives a request whose client went away before an answer (nginx's custom).
 CLIENT_CLOSED = 499
 
+log = structlog.stdlib.get_logger("stratmaster_router")
+
+L = TypeVar("L", AccessLine, RequestRecord)
+
+
+class Prompt(Struct, frozen=True):
+    """What was asked, where the tenant's policy lets a log have the beginning of it: `chars` characters, redacted."""
+
+    endpoint: Endpoint
+    fields: Mapping[str, Any]
+    chars: int
+
 
 class Settlement(Struct):
     """An obligation: made when the request begins, filled in along its way, settled when it ends.
 
-    `began` is of `perf_counter`; durations are in seconds.
+    `began` is of `perf_counter`; durations are in seconds. `credential` is the principal's; `raw_docs` is why the
+    request carries raw documents; `refused_by` is the account that refused it.
     """
 
     request_id: str
@@ -41,7 +62,12 @@ class Settlement(Struct):
     overhead: float | None = None
     first_event: float | None = None
     reservation: Reservation | None = None
+    redacted: str | None = None
+    prompt: Prompt | None = None
     settled: bool = False
+    credential: str | None = None
+    raw_docs: str | None = None
+    refused_by: Account | None = None
 
     def bill(self, usage: Usage | None, text: Callable[[], str], least: int, *, whole: bool = True) -> None:
         """Book what the hop that answered used: `usage` as its upstream counted it, or else counted here.
@@ -84,13 +110,22 @@ class Settlement(Struct):
 
 
 class Recorder:
-    """Keeps settlements: limits, ledger, metrics and the access log."""
+    """Keeps settlements: limits, ledger, metrics, the access log and the audit log."""
 
-    def __init__(self, metrics: Metrics, access_log: AccessLog, record: Callable[[LedgerRow], None]) -> None:
+    def __init__(
+        self,
+        metrics: Metrics,
+        access_log: AccessLog,
+        audit: AuditLog,
+        record: Callable[[LedgerRow], None],
+        redactor: Redactor,
+    ) -> None:
         """`record` takes the ledger's rows."""
         self._metrics = metrics
         self._access_log = access_log
+        self._audit = audit
         self._record = record
+        self._redactor = redactor
 
     def settle(self, settlement: Settlement) -> None:
         """Record `settlement`; a second call does nothing."""
@@ -105,7 +140,13 @@ class Recorder:
         seconds = perf_counter() - settlement.began
         self._measure(settlement, seconds)
         if self._access_log.enabled:
-            self._access_log.write(_line(settlement, seconds))
+            line = _line(settlement, seconds)
+            prompt = settlement.prompt
+            self._access_log.write(line if prompt is None else partial(_with_prompt, line, prompt, self._redactor))
+        if self._audit.enabled:
+            record = _audit_record(settlement, seconds)
+            prompt = settlement.prompt
+            self._audit.add(record if prompt is None else partial(_with_prompt, record, prompt, self._redactor))
 
     def _measure(self, settlement: Settlement, seconds: float) -> None:
         metrics = self._metrics
@@ -164,4 +205,54 @@ def _line(settlement: Settlement, seconds: float) -> AccessLine:
         input_tokens=None if usage is None else usage.input,
         output_tokens=None if usage is None else usage.output,
         policy=None if decision is None else decision.policy,
+        redacted=settlement.redacted,
     )
+
+
+def _audit_record(settlement: Settlement, seconds: float) -> RequestRecord:
+    decision, trip, reservation, hop = settlement.decision, settlement.trip, settlement.reservation, settlement.hop
+    refused_by = settlement.refused_by
+    # What was used is told where it is in the ledger: where an upstream was called.
+    used = None if trip is None or trip.last is None or reservation is None else reservation.used
+    task = model_asked = None
+    if decision is not None:
+        task = decision.task
+        if task is None and decision.trace:
+            model_asked = decision.trace[0].model
+    return RequestRecord(
+        datetime.now(UTC),
+        settlement.request_id,
+        settlement.method,
+        settlement.path,
+        settlement.status,
+        round(seconds * 1000, 3),
+        tenant=settlement.tenant,
+        credential=settlement.credential,
+        task=task,
+        model_asked=model_asked,
+        stream=settlement.stream,
+        code=settlement.code,
+        policy=None if decision is None else decision.policy,
+        refusal=None if decision is None else decision.refusal,
+        raw_docs=settlement.raw_docs,
+        limit=None if refused_by is None else refused_by.key,
+        trace=() if decision is None else decision.trace,
+        attempts=() if trip is None else tuple(trip.attempts),
+        provider=None if hop is None else hop.provider.name,
+        model=None if hop is None else hop.model,
+        input_tokens=None if used is None else used.input,
+        cached_input_tokens=None if used is None else used.cached_input,
+        output_tokens=None if used is None else used.output,
+        cost_nanousd=None if used is None or reservation is None else reservation.cost,
+        estimated=reservation is not None and reservation.estimated,
+        redacted=settlement.redacted,
+    )
+
+
+def _with_prompt(line: L, prompt: Prompt, redactor: Redactor) -> L:
+    try:
+        line.prompt = redactor.snippet(prompt_text(prompt.endpoint, prompt.fields), prompt.chars)
+        line.prompt_fingerprint = redactor.fingerprint(prompt_content(prompt.endpoint, prompt.fields))
+    except Exception as error:  # the line counts more than its snippet
+        log.error("prompt snippet not made", request_id=line.request_id, exc_info=error)
+    return line

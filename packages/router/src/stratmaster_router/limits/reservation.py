@@ -106,14 +106,15 @@ class Reservation:
         """Output tokens that are reserved."""
         return self._output
 
-    async def admit(self, hop: Hop) -> OutputBound | None:
+    async def admit(self, hop: Hop, envelope: Envelope) -> OutputBound | None:
         """Take the reservation to `hop`; the bound on output tokens that the upstream is to be sent, if any.
 
-        Raises what `Limiter.reserve` raises; nothing is reserved then.
+        `envelope` is the request as that hop may see it, which can be longer or shorter than another's. Raises what
+        `Limiter.reserve` raises; nothing is reserved then.
         """
         if self._needs:
             self._release()
-        self._hop = hop
+        self._hop, self._envelope = hop, envelope
         if not hop.accounts:
             self.leases = ()
             # What a former hop was bounded by does not bound this one.
@@ -228,7 +229,7 @@ class Reservation:
         book()
         self._release()
         self._needs = kept + fork._needs
-        self._hop, self.leases = fork._hop, fork.leases
+        self._hop, self._envelope, self.leases = fork._hop, fork._envelope, fork.leases
         self._input, self._bound, self._output, self._bounded = fork._input, fork._bound, fork._output, fork._bounded
         self._accounted = fork._accounted
         fork.settled = True

@@ -11,6 +11,7 @@ from types import MappingProxyType
 
 from stratmaster_router.domain.limits import Account, Metric, Window
 from stratmaster_router.domain.money import nano_dollars
+from stratmaster_router.domain.redaction import KINDS
 from stratmaster_router.domain.routing import (
     DEFAULT_MAX_TOKENS,
     Considered,
@@ -20,6 +21,7 @@ from stratmaster_router.domain.routing import (
 from stratmaster_router.policy.builtin import reach
 from stratmaster_router.policy.certificates import ReadFile, TlsTrouble
 from stratmaster_router.policy.decide import DISABLED, screened
+from stratmaster_router.policy.patterns import compiled
 from stratmaster_router.policy.prices import find_price
 from stratmaster_router.policy.problems import did_you_mean
 from stratmaster_router.policy.providers import Bridge, bridged_provider, compile_provider, enabled_providers
@@ -30,6 +32,7 @@ from stratmaster_router.policy.schema import (
     TenantProviderSpec,
     TenantSpec,
 )
+from stratmaster_router.policy.service_accounts import account_warnings, service_accounts
 from stratmaster_router.policy.snapshot import Candidate, Route, Snapshot, TenantPolicy
 
 ROUTER = "stratmaster-router"
@@ -65,13 +68,21 @@ def compile_policy(
         else:
             before = former[name].tls if name in former else None
             providers[name] = compile_provider(name, spec, environ, read_file, judge_tls, before)
+    accounts = service_accounts(document.service_accounts, read_file)
     return Snapshot(
         hash=policy,
         tenants=MappingProxyType(
             {name: _tenant(policy, name, spec, providers, document.models) for name, spec in document.tenants.items()}
         ),
         providers=MappingProxyType(providers),
-        warnings=tuple(_warnings(document, providers)),
+        warnings=(*_warnings(document, providers), *account_warnings(document, accounts)),
+        service_accounts=accounts,
+        patterns=MappingProxyType({name: compiled(text) for name, text in document.redaction.patterns.items()}),
+        redacts=any(
+            use.enabled and use.privacy.redact
+            for tenant in document.tenants.values()
+            for use in tenant.providers.values()
+        ),
     )
 
 
@@ -126,7 +137,7 @@ def _tenant(
         embeddings_enabled=not _EMBEDDING_TASKS.isdisjoint(live_tasks)
         or any("embed" in model.lower() for model in owners),
         accounts=sum(theirs.values(), own),
-        logging=spec.logging,
+        snippet_chars=spec.logging.snippet_chars if spec.logging.prompt_snippets == "redacted" else 0,
     )
 
 
@@ -173,13 +184,19 @@ def _hops(
             price=find_price(provider.name, provider.litellm_provider, model, facts.get(model)),
             default_max_tokens=default_max_tokens,
             budgeted=budgeted,
+            redact=(
+                *(kind for kind in KINDS if kind in use.privacy.redact),
+                *sorted(set(use.privacy.redact).difference(KINDS)),
+            ),
         )
 
 
 def _candidate(provider: str, model: str, role: str, hops: Mapping[tuple[str, str], Hop]) -> Candidate:
     hop = hops.get((provider, model))
-    kept = hop is not None
-    return Candidate(Considered(provider, model, kept, role if kept else DISABLED), hop)
+    if hop is None:
+        return Candidate(Considered(provider, model, False, DISABLED), None)
+    reason = f"{role}; redacts {', '.join(hop.redact)}" if hop.redact else role
+    return Candidate(Considered(provider, model, True, reason), hop)
 
 
 def _route(policy: str, task: str | None, candidates: tuple[Candidate, ...]) -> Route:
@@ -194,6 +211,7 @@ def _route(policy: str, task: str | None, candidates: tuple[Candidate, ...]) -> 
         snippet_limit=min(limits, default=sys.maxsize),
         clean=screened(policy, task, candidates, 0, raw_docs=False),
         raw=screened(policy, task, candidates, 0, raw_docs=True),
+        redacts=any(candidate.hop is not None and candidate.hop.redact for candidate in candidates),
     )
 
 
@@ -214,14 +232,6 @@ def _warnings(document: PolicyDocument, providers: Mapping[str, Provider]) -> It
         yield "tenants: empty, so every request is refused"
     for name, tenant in document.tenants.items():
         yield from _tenant_warnings(name, tenant)
-    accounts = document.service_accounts
-    if accounts.accounts or accounts.issuers:
-        yield "service_accounts: parsed but not yet honoured by this version"
-    for index, account in enumerate(accounts.accounts):
-        for subject in account.tenants:
-            if subject not in document.tenants:
-                near = did_you_mean(subject, document.tenants)
-                yield f"service_accounts.accounts[{index}].tenants: no tenant is named {subject!r}{near}"
 
 
 def _provider_warnings(provider: Provider) -> Iterator[str]:

@@ -8,6 +8,7 @@ The laws:
 - a hop comes from an enabled provider of the caller's tenant, and from nowhere else;
 - a named model resolves to that model and to nothing else;
 - each hop is checked by itself, and data that must stay reaches only hops with `send_raw_docs: true`;
+- what cannot be searched reaches no hop that redacts, whatever else it may have;
 - the trace has a line for every (provider, model) considered, and no word of what the client typed.
 """
 
@@ -35,17 +36,32 @@ def decide(snapshot: Snapshot, principal: Principal, facts: RequestFacts) -> Dec
     route = tenant.routes.get(facts.model)
     if route is None:
         return tenant.withdrawn.get(facts.model) or _refused(snapshot, Refusal.MODEL_NOT_FOUND)
-    if facts.raw_docs is not None:
-        return route.raw
-    if facts.longest_text <= route.snippet_limit:
-        return route.clean
-    return screened(snapshot.hash, route.task, route.candidates, facts.longest_text, raw_docs=False)
+    unsearchable = facts.unsearchable if route.redacts else None
+    if unsearchable is None:
+        if facts.raw_docs is not None:
+            return route.raw
+        if facts.longest_text <= route.snippet_limit:
+            return route.clean
+    raw_docs = facts.raw_docs is not None
+    longest_text = 0 if raw_docs else facts.longest_text
+    return screened(
+        snapshot.hash, route.task, route.candidates, longest_text, raw_docs=raw_docs, unsearchable=unsearchable
+    )
 
 
 def screened(
-    policy: str, task: str | None, candidates: tuple[Candidate, ...], longest_text: int, *, raw_docs: bool
+    policy: str,
+    task: str | None,
+    candidates: tuple[Candidate, ...],
+    longest_text: int,
+    *,
+    raw_docs: bool,
+    unsearchable: str | None = None,
 ) -> Decision:
-    """The decision over `candidates` for texts of up to `longest_text` characters, with or without raw documents."""
+    """The decision over `candidates` for texts of up to `longest_text` characters, with or without raw documents.
+
+    `unsearchable` says what of the request cannot be searched.
+    """
     hops = []
     trace = []
     for candidate in candidates:
@@ -53,10 +69,14 @@ def screened(
         if hop is not None:
             limit = hop.max_snippet_chars
             long = limit is not None and longest_text > limit
-            if hop.send_raw_docs or not (raw_docs or long):
+            why = None
+            if not hop.send_raw_docs and (raw_docs or long):
+                why = RAW_DOCS if raw_docs else f"a text is longer than {limit} characters and send_raw_docs is false"
+            elif hop.redact and unsearchable is not None:
+                why = f"{unsearchable}, which redact cannot search"
+            if why is None:
                 hops.append(hop)
             else:
-                why = RAW_DOCS if raw_docs else f"a text is longer than {limit} characters and send_raw_docs is false"
                 line = Considered(line.provider, line.model, False, why)
         trace.append(line)
     enabled = any(candidate.hop for candidate in candidates)

@@ -20,6 +20,7 @@ def as_dict(snapshot: Snapshot, principal: Principal, facts: RequestFacts, decis
         "model": facts.model,
         "raw_docs": facts.raw_docs,
         "longest_text": facts.longest_text,
+        "unsearchable": facts.unsearchable,
         "permitted": decision.refusal is None,
         "refusal": decision.refusal.value if decision.refusal else None,
         "why": _why(snapshot, principal, facts, decision),
@@ -30,6 +31,7 @@ def as_dict(snapshot: Snapshot, principal: Principal, facts: RequestFacts, decis
                 "model": hop.model,
                 "send_raw_docs": hop.send_raw_docs,
                 "max_snippet_chars": hop.max_snippet_chars,
+                "redact": list(hop.redact),
                 "misconfigured": hop.provider.misconfigured,
             }
             for hop in decision.hops

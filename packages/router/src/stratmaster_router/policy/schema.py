@@ -9,6 +9,8 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema
 from pydantic.config import JsonDict
 
+from stratmaster_router.domain.redaction import KINDS
+from stratmaster_router.domain.service_accounts import KEY_ADMIN
 from stratmaster_router.policy.fields import (
     BaseUrl,
     Boolean,
@@ -28,7 +30,9 @@ from stratmaster_router.policy.fields import (
     Weight,
     Word,
     choice,
+    matching,
 )
+from stratmaster_router.policy.patterns import LONGEST_PATTERN, PATTERN_NAME, pattern, pattern_name
 
 SCHEMA_ID = "https://stratmaster.dev/schemas/models-policy.json"
 
@@ -185,7 +189,14 @@ class AccountSpec(Spec):
 
     subject: Word
     """The `sub` claim."""
+    issuer: Word | None = None
+    """Who must have signed, where several issuers are listed; else any of them may."""
     tenants: Annotated[tuple[Name, ...], Field(json_schema_extra={"minItems": 1})]
+    roles: tuple[
+        Annotated[str, PlainValidator(choice(KEY_ADMIN)), WithJsonSchema({"enum": [KEY_ADMIN]})],
+        ...,
+    ] = ()
+    """What it may do beside asking models: `key_admin` administers the keys of its tenants."""
 
 
 class ServiceAccountsSpec(Spec):
@@ -223,8 +234,26 @@ class LoggingSpec(Spec):
     prompt_snippets: Annotated[
         str, PlainValidator(choice("off", "redacted")), WithJsonSchema({"enum": ["off", "redacted"]})
     ] = "off"
+    """Whether access and audit log have the beginning of a prompt, without what redaction finds in it."""
     snippet_chars: Count = 200
     """The longest snippet, in characters."""
+
+
+PatternName = Annotated[str, PlainValidator(pattern_name), WithJsonSchema({"type": "string", "pattern": PATTERN_NAME})]
+Pattern = Annotated[
+    str,
+    PlainValidator(pattern),
+    WithJsonSchema(
+        {"type": "string", "minLength": 1, "maxLength": LONGEST_PATTERN, "format": "regex", "examples": ["E[0-9]{6}"]}
+    ),
+]
+
+
+class RedactionSpec(Spec):
+    """What is personal or secret beside what the router knows."""
+
+    patterns: dict[PatternName, Pattern] = Field(default={}, json_schema_extra=_CLOSED)
+    """Regular expressions by the name that stands in a text's place of their matches, as in `[employee_id]`."""
 
 
 class TaskSpec(Spec):
@@ -234,12 +263,22 @@ class TaskSpec(Spec):
     fallbacks: tuple[ModelName, ...] = ()
 
 
+DataKind = Annotated[
+    str,
+    PlainValidator(matching(PATTERN_NAME, f"{', '.join(KINDS)} or a name of redaction.patterns")),
+    WithJsonSchema({"anyOf": [{"enum": list(KINDS)}, {"type": "string", "pattern": PATTERN_NAME}]}),
+]
+
+
 class PrivacySpec(Spec):
     """What may be sent to this provider (policy.md, rules 4 and 5)."""
 
     send_raw_docs: Boolean = False
     max_snippet_chars: Count | None = None
     """A longer text counts as a raw document."""
+    redact: tuple[DataKind, ...] = ()
+    """What is replaced by placeholders before anything is sent, and restored in the answer: kinds, and names of
+    `redaction.patterns`."""
 
 
 class TenantProviderSpec(Spec):
@@ -269,6 +308,7 @@ class PolicyDocument(Spec):
     """How to reach each upstream; optional for built-in names."""
     models: dict[ModelName, ModelSpec] = Field(default={}, json_schema_extra=_CLOSED)
     service_accounts: ServiceAccountsSpec = ServiceAccountsSpec()
+    redaction: RedactionSpec = RedactionSpec()
     tenants: dict[Name, TenantSpec] = Field(json_schema_extra=_CLOSED)
     """Tenants by name. What is not named here is not allowed."""
 

@@ -7,6 +7,7 @@ a check stays silent where its subject is among them.
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
+from stratmaster_router.domain.redaction import KINDS
 from stratmaster_router.policy.builtin import BUILTIN, reach
 from stratmaster_router.policy.prices import find_price
 from stratmaster_router.policy.problems import Loc, did_you_mean, path_of, shown
@@ -39,6 +40,7 @@ def check(document: PolicyDocument, removed: Removed) -> Iterator[Found]:
             if not removed.section("providers"):
                 yield from _known(loc, name, {*document.providers, *removed.names("providers")})
             yield from _tenant_provider(loc, use, removed)
+            yield from _redact((*loc, "privacy", "redact"), use, document, removed)
             yield from _prices(loc, document, spec, use, removed)
 
 
@@ -129,10 +131,14 @@ def _service_accounts(spec: ServiceAccountsSpec, removed: Removed) -> Iterator[F
     yield from _repeated((*root, "accounts"), "subject", [account.subject for account in spec.accounts])
     if spec.accounts and not spec.issuers and not removed.within(*root, "issuers"):
         yield ((*root, "accounts"), "no issuer stands under service_accounts.issuers, so nobody could sign for these")
+    issuers = [issuer.issuer for issuer in spec.issuers]
     for index, account in enumerate(spec.accounts):
         loc = (*root, "accounts", index, "tenants")
         if not account.tenants and not removed.within(*loc):
             yield loc, "name at least one tenant"
+        if issuers and account.issuer not in (None, *issuers) and not removed.within(*root, "issuers"):
+            near = did_you_mean(account.issuer or "", issuers)
+            yield (*root, "accounts", index, "issuer"), f"no issuer {shown(account.issuer)} is listed{near}"
 
 
 def _repeated(loc: Loc, field: str, values: list[str]) -> Iterator[Found]:
@@ -152,6 +158,16 @@ def _tenant_provider(loc: Loc, use: TenantProviderSpec, removed: Removed) -> Ite
         yield (loc, "an enabled provider needs at least one task under models (or write enabled: false)")
     for task, spec in use.models.items():
         yield from _task((*loc, "models", task), spec)
+
+
+def _redact(loc: Loc, use: TenantProviderSpec, document: PolicyDocument, removed: Removed) -> Iterator[Found]:
+    known = {*KINDS, *document.redaction.patterns}
+    if removed.section("redaction") or removed.within("redaction", "patterns"):
+        return
+    for index, name in enumerate(use.privacy.redact):
+        if name not in known:
+            near = did_you_mean(name, known) or f"; known: {', '.join(KINDS)} and the names of redaction.patterns"
+            yield (*loc, index), f"unknown kind {name!r}{near}"
 
 
 def _task(loc: Loc, spec: TaskSpec) -> Iterator[Found]:

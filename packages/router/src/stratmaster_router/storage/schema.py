@@ -7,7 +7,7 @@ from sqlalchemy import Connection, inspect, text
 
 from stratmaster_router.storage.database import Database
 
-HEAD = "0001"
+HEAD = "0002"
 """The revision that this version works with: the last one in `migrations/versions` (a test says so)."""
 
 _MIGRATIONS = Path(__file__).with_name("migrations")

@@ -1,6 +1,6 @@
 """The tables. Times are microseconds since 1970, money is nano-dollars; `migrations` holds how they came about."""
 
-from sqlalchemy import BigInteger, Boolean, Column, Index, Integer, MetaData, String, Table
+from sqlalchemy import BigInteger, Boolean, Column, Index, Integer, LargeBinary, MetaData, String, Table
 
 metadata = MetaData()
 
@@ -69,4 +69,35 @@ ledger = Table(
     Column("presumed", Boolean, nullable=False),
     Index("ledger_time", "time"),
     Index("ledger_tenant_time", "tenant", "time"),
+)
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", String, primary_key=True),
+    # The one that it belongs to; it never changes.
+    Column("tenant", String, nullable=False),
+    # Of the whole key, keyed with the pepper.
+    Column("digest", LargeBinary, nullable=False),
+    Column("note", String, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+    Column("revoked_at", BigInteger),
+    # No key has two successors.
+    Column("rotated_from", String),
+    Column("last_used_at", BigInteger),
+    Index("api_keys_tenant", "tenant"),
+    Index("api_keys_digest", "digest", unique=True),
+    Index("api_keys_rotated_from", "rotated_from", unique=True),
+)
+
+# One row.
+key_state = Table(
+    "key_state",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    # Another one after each change of the keys, last uses excepted.
+    Column("version", BigInteger, nullable=False),
+    # Tells whether a process has the pepper that the keys were made with.
+    Column("pepper_check", LargeBinary),
 )

@@ -1,5 +1,7 @@
 """The access log: one JSON line for each request, with names, numbers and verdicts but never content or secrets.
 
+Where the policy of a tenant says so a line has the redacted beginning of the prompt; that is written by the thread too.
+
 Lines are gathered in memory and written by a thread several times a second, so that a slow disk or a full pipe never
 stops the loop. A process that is killed loses the lines of its last interval; the ledger (not this log) is what counts.
 """
@@ -7,19 +9,19 @@ stops the loop. A process that is killed loses the lines of its last interval; t
 import asyncio
 import contextlib
 import os
-import select
-import stat
 import sys
+from collections.abc import Callable
 from datetime import datetime
 
 import msgspec
 import structlog
 from msgspec import Struct
 
+from stratmaster_router.telemetry.lines import write_lines
+
 log = structlog.stdlib.get_logger("stratmaster_router")
 
 _INTERVAL = 0.2  # seconds
-_PIECE = 1024 * 1024  # bytes a write
 _MOST_PENDING = 50_000  # lines; where the sink stands still, lines past this are dropped and counted
 
 
@@ -44,6 +46,13 @@ class AccessLine(Struct, tag_field="event", tag="access", omit_defaults=True):
     input_tokens: int | None = None
     output_tokens: int | None = None
     policy: str | None = None
+    redacted: str | None = None
+    prompt: str | None = None
+    prompt_fingerprint: str | None = None
+
+
+LateLine = Callable[[], AccessLine]
+"""Gives a line when it is written; called in the thread, and never raises."""
 
 
 class AccessLog:
@@ -55,33 +64,34 @@ class AccessLog:
     def __init__(self, target: str) -> None:
         self.dropped = 0
         self._encode = msgspec.json.Encoder().encode
-        self._pending: list[bytes] = []
+        self._pending: list[bytes | LateLine] = []
         self._unwritten = bytearray()
+        self._late = False  # whether `_pending` has late lines
         self._failing = False
         self._task: asyncio.Task[None] | None = None
         self._stop = asyncio.Event()
         self._file: int | None = None
-        self._piece = _PIECE
         if target == "stdout":
             self._file = sys.stdout.fileno()
         elif target != "off":
             # Appending, so that the lines of several workers never overwrite each other.
             self._file = os.open(target, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640)
-        if self._file is not None and stat.S_ISFIFO(os.fstat(self._file).st_mode):
-            # What several workers write to one pipe does not mix up to this size (pipe(7)).
-            self._piece = select.PIPE_BUF
 
     @property
     def enabled(self) -> bool:
         """Whether lines go anywhere."""
         return self._file is not None
 
-    def write(self, line: AccessLine) -> None:
+    def write(self, line: AccessLine | LateLine) -> None:
         """Add a line; it is written within `_INTERVAL`."""
         if len(self._pending) >= _MOST_PENDING:
             self.dropped += 1
             return
-        self._pending.append(self._encode(line))
+        if isinstance(line, AccessLine):
+            self._pending.append(self._encode(line))
+        else:
+            self._late = True
+            self._pending.append(line)
 
     def start(self) -> None:
         """Begin to write, on the running loop."""
@@ -106,9 +116,13 @@ class AccessLog:
         if not self._unwritten:
             # While the sink fails its lines stay pending, where they are counted.
             taken, self._pending = self._pending, []
-            self._unwritten += b"".join([line + b"\n" for line in taken])
+            late, self._late = self._late, False
+            self._unwritten += await asyncio.to_thread(self._joined, taken) if late else self._joined(taken)
         if self._unwritten:
             await asyncio.to_thread(self._write)
+
+    def _joined(self, lines: list[bytes | LateLine]) -> bytes:
+        return b"".join([(line if isinstance(line, bytes) else self._encode(line())) + b"\n" for line in lines])
 
     def _write(self) -> None:
         """Write `_unwritten`, taking from it what has been written; the rest is tried again."""
@@ -117,11 +131,7 @@ class AccessLog:
             lines.clear()
             return
         try:
-            while lines:
-                end = len(lines)
-                if end > self._piece:
-                    end = lines.rfind(b"\n", 0, self._piece) + 1 or end
-                del lines[: os.write(file, lines[:end])]
+            write_lines(file, lines)
         except OSError as error:
             if not self._failing:
                 log.error("access log not written; its lines are kept and tried again", reason=error.strerror)

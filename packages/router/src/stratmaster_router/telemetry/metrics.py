@@ -131,11 +131,16 @@ class AccountState(msgspec.Struct, frozen=True):
 
 
 class Gauges(msgspec.Struct):
-    """What is not counted but looked at. `breakers` has the state of each (provider, model)."""
+    """What is not counted but looked at. `audited` is the `seq` of the audit log's last record, 0 where there is none.
+
+    `breakers` has the state of each (provider, model), `key_ages` the seconds of each (tenant, id of a key).
+    """
 
     in_flight: int = 0
+    audited: int = 0
     accounts: list[AccountState] = []
     breakers: dict[tuple[str, str], int] = {}
+    key_ages: dict[tuple[str, str], float] = {}
 
 
 class Metrics:
@@ -171,6 +176,9 @@ class Metrics:
         self.reload_failures = Counter(
             "litellm_policy_reload_failures_total", "Changes of the policy that were refused."
         )
+        self.audit_lost = Counter(
+            "litellm_audit_lost_total", "Records that the audit log could not take: it was not to be written for long."
+        )
         self.overhead = Histogram(
             "litellm_router_overhead_seconds", "Time in the router itself, until an answer's head.", (), _OVERHEAD
         )
@@ -185,6 +193,7 @@ class Metrics:
             self.errors,
             self.upstream_failures,
             self.reload_failures,
+            self.audit_lost,
             self.overhead,
         )
 
@@ -221,8 +230,10 @@ class Metrics:
                 # What a killed worker had under way is gone; what it counted stays.
                 gauges.in_flight += shared.gauges.in_flight
                 gauges.accounts += shared.gauges.accounts
+                gauges.audited = max(gauges.audited, shared.gauges.audited)
                 for hop, state in shared.gauges.breakers.items():
                     gauges.breakers[hop] = max(state, gauges.breakers.get(hop, state))
+                gauges.key_ages.update(shared.gauges.key_ages)
             for numbers, worker in zip(total, shared.families, strict=True):
                 for labels, values in worker:
                     known = numbers.get(labels)
@@ -236,6 +247,10 @@ class Metrics:
         for family, numbers in zip(self._families, families, strict=True):
             yield family.metric(numbers)
         yield GaugeMetricFamily("litellm_requests_in_flight", "Requests under way.", value=gauges.in_flight)
+        audited = GaugeMetricFamily("litellm_audit_last_seq", "The number of the audit log's last record.")
+        if gauges.audited:
+            audited.add_metric((), gauges.audited)
+        yield audited
         breakers = GaugeMetricFamily(
             "litellm_breaker_state",
             "0 closed, 1 half-open, 2 open or parked; of several workers the highest.",
@@ -244,6 +259,12 @@ class Metrics:
         for hop, state in gauges.breakers.items():
             breakers.add_metric(hop, state)
         yield breakers
+        ages = GaugeMetricFamily(
+            "litellm_api_key_age_seconds", "Seconds since a live self-service key was made.", labels=("tenant", "key")
+        )
+        for key, age in gauges.key_ages.items():
+            ages.add_metric(key, age)
+        yield ages
         latest = {(a.tenant, a.provider, a.metric, a.window): a for a in sorted(gauges.accounts, key=lambda a: a.seen)}
         for name, text, value in _ACCOUNT_GAUGES:
             gauge = GaugeMetricFamily(name, text, labels=("tenant", "provider", "metric", "window"))

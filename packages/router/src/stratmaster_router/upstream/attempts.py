@@ -26,7 +26,7 @@ _TIMEOUT = frozenset({"upstream_timeout"})
 _SOON = 1.0
 
 
-class Attempt(Struct, frozen=True):
+class Attempt(Struct, frozen=True, omit_defaults=True):
     """One try of one hop.
 
     `hop` is its place in the plan. `status` is the upstream's, `code` is None where it succeeded, `retry_after` is in

@@ -29,7 +29,7 @@ from stratmaster_router.upstream.tls import handshake_failed
 from stratmaster_router.upstream.trip import Exposure, Hold, HopRemoved, Reply, Trip
 from stratmaster_router.upstream.watch import Watch
 from stratmaster_router.wire.answer import StreamReader, read_answer
-from stratmaster_router.wire.envelope import Envelope, OutputBound
+from stratmaster_router.wire.envelope import Envelope
 
 _BREAKER_OPEN = "breaker_open"
 # A key that was refused is tried again after so long, where the provider has another meanwhile.
@@ -97,7 +97,7 @@ class _Walk(Struct):
     def _failure(self) -> RouterError:
         """What a client gets whose plan is exhausted."""
         removed, self.removed = self.removed, None
-        if removed is not None and not self.trip.calls:
+        if removed is not None and removed.refusal is not None and not self.trip.calls:
             forget_frames(removed.refusal)
             return removed.refusal
         return _exhausted(self.trip.attempts)
@@ -138,11 +138,11 @@ class _Walk(Struct):
         exposure, leg.exposure = leg.exposure, _NOTHING  # it is for the hold to book, once
         leg.watch.rest()  # no phase of a former attempt may interrupt what waits for a limit
         try:
-            bound = await leg.hold.admit(hop, exposure)
+            body = await leg.hold.admit(hop, exposure)
         except HopRemoved as refused:
             trip.kept_out(step, hop, refused.code, refused.wait)
             forget_frames(refused)  # they hold this walk, which holds the refusal
-            if self.removed is None or _sooner(refused, self.removed):
+            if refused.refusal is not None and (self.removed is None or _sooner(refused, self.removed)):
                 self.removed = refused
             return None
         if self._open(step, hop, breaker):  # while a limit was waited for
@@ -160,7 +160,7 @@ class _Walk(Struct):
         client = pool.choose()
         probe = breaker.begin(monotonic())
         try:
-            reply = await self._call(hop, client, bound, leg)
+            reply = await self._call(hop, client, body, leg)
         except HopFailed as failure:
             _tell(self.upstreams.report, breaker, client, hop, failure, probe=probe)
             spare = pool.spare(client)
@@ -194,9 +194,8 @@ class _Walk(Struct):
             self.trip.kept_out(step, hop, _BREAKER_OPEN, wait)
         return wait > 0
 
-    async def _call(self, hop: Hop, client: UpstreamClient, bound: OutputBound | None, leg: Leg) -> Reply:
+    async def _call(self, hop: Hop, client: UpstreamClient, body: bytes, leg: Leg) -> Reply:
         timeouts, envelope, endpoint, watch = hop.provider.timeouts, self.envelope, self.endpoint, leg.watch
-        body = envelope.for_upstream(hop.model, bound)
         watch.attempt(timeouts.total)
         watch.phase(timeouts.connect + _LATE)
         response: UpstreamResponse | None = None

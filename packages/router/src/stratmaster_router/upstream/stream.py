@@ -145,6 +145,10 @@ class UpstreamStream:
         self._ended = True
         return self._reader.end()
 
+    def flush(self) -> bytes:
+        """What is held back of the answer: nothing, since each event is passed on when it is whole."""
+        return b""
+
     def close(self) -> None:
         """Let the upstream go: its connection is used again where the stream was read to its end, else closed."""
         if not self._ended:

@@ -1,4 +1,4 @@
-"""TLS to upstreams."""
+"""TLS to upstreams, and what of it serves for the router's own TLS too."""
 
 import contextlib
 import functools
@@ -29,22 +29,24 @@ def upstream_context(files: TlsFiles | None) -> ssl.SSLContext:
     context = _verifying(files.ca)
     context.minimum_version = ssl.TLSVersion.TLSv1_2  # whatever the machine's own configuration says
     if files.cert is not None:
-        _present(context, files.cert, files.key or files.cert)
+        key = files.key or files.cert
+        present(context, files.cert, key, f"tls.cert file {files.cert.path} and tls.key file {key.path}")
     return context
 
 
 def _verifying(ca: PemFile | None) -> ssl.SSLContext:
     if ca is None:
         return ssl.create_default_context()
-    with _in_memory(ca) as path:
+    with in_memory(ca) as path:
         try:
             return ssl.create_default_context(cafile=path)
         except ssl.SSLError as error:
             raise TlsUnusable(f"tls.ca file {ca.path} holds no certificates, or not whole ones") from error
 
 
-def _present(context: ssl.SSLContext, cert: PemFile, key: PemFile) -> None:
-    with _in_memory(cert) as cert_path, _in_memory(key) as key_path:
+def present(context: ssl.SSLContext, cert: PemFile, key: PemFile, called: str) -> None:
+    """Have `context` show `cert`. Raises `TlsUnusable`, whose message calls the two files `called`."""
+    with in_memory(cert) as cert_path, in_memory(key) as key_path:
         try:
             # The empty password: an encrypted key must not make OpenSSL ask for one at the terminal.
             context.load_cert_chain(cert_path, key_path, password="")
@@ -54,11 +56,11 @@ def _present(context: ssl.SSLContext, cert: PemFile, key: PemFile) -> None:
                 if error.reason == "KEY_VALUES_MISMATCH"
                 else "are not a pair in PEM, unencrypted"
             )
-            raise TlsUnusable(f"tls.cert file {cert.path} and tls.key file {key.path} {fit}") from error
+            raise TlsUnusable(f"{called} {fit}") from error
 
 
 @contextlib.contextmanager
-def _in_memory(file: PemFile) -> Iterator[str]:
+def in_memory(file: PemFile) -> Iterator[str]:
     """The path of what `file` held when it was read.
 
     OpenSSL takes a certificate from a file only, and the file itself may hold something else by now.

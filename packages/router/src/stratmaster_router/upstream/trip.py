@@ -11,7 +11,6 @@ from stratmaster_router.domain.routing import Hop
 from stratmaster_router.domain.usage import Usage
 from stratmaster_router.upstream.attempts import Attempt, Step
 from stratmaster_router.upstream.stream import UpstreamStream
-from stratmaster_router.wire.envelope import OutputBound
 
 
 class Exposure(Enum):
@@ -25,9 +24,13 @@ class Exposure(Enum):
 
 
 class HopRemoved(Exception):
-    """A limit of its provider removes a hop from the plan. `refusal` is what the client gets if none is left."""
+    """A limit of its provider, or what the request holds, removes a hop from the plan.
 
-    def __init__(self, refusal: RouterError, code: str, wait: float | None) -> None:
+    `refusal` is what the client gets if none is left; None for the refusal of a plan that is exhausted. `wait` is in
+    seconds, None where waiting is of no use.
+    """
+
+    def __init__(self, refusal: RouterError | None, code: str, wait: float | None) -> None:
         super().__init__(code)
         self.refusal = refusal
         self.code = code
@@ -35,12 +38,13 @@ class HopRemoved(Exception):
 
 
 class Hold(Protocol):
-    """What the request holds of its limits: the gateway's, which knows of them."""
+    """What the request holds of its limits, and what may be sent: the gateway's, which knows of them."""
 
-    async def admit(self, hop: Hop, exposure: Exposure) -> OutputBound | None:
-        """Take it to `hop`, after a former one that may have cost `exposure`: the bound on output tokens to send.
+    async def admit(self, hop: Hop, exposure: Exposure) -> bytes:
+        """Take it to `hop`, after a former one that may have cost `exposure`: the body to send there.
 
-        Raises `HopRemoved` where the provider's own limits say no, and what ends the request where the tenant's do.
+        Raises `HopRemoved` where the provider's own limits say no, or the request cannot be made fit for it, and what
+        ends the request where the tenant's limits do.
         """
 
     def fork(self) -> Self:

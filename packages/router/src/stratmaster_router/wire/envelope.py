@@ -20,6 +20,17 @@ OutputBound = tuple[str, int]
 
 # Looking a member up on its enum is as dear as a call.
 _EMBEDDINGS = Endpoint.EMBEDDINGS
+# The API's own field names. What differs from one by its case only is that field to some upstreams (Go's JSON takes
+# either, and the last one counts) and unknown to others: the request that policy judged would not be the one they read.
+_NAMES = frozenset(
+    {"model", "messages", "prompt", "input", "suffix", "documents", "prediction", "stream", "stream_options"}
+    | {"max_tokens", "max_completion_tokens", "n", "best_of", "stop", "temperature", "top_p", "top_k", "seed", "user"}
+    | {"tools", "tool_choice", "parallel_tool_calls", "functions", "function_call", "response_format", "modalities"}
+    | {"frequency_penalty", "presence_penalty", "logit_bias", "logprobs", "top_logprobs", "reasoning_effort", "audio"}
+    | {"encoding_format", "dimensions", "echo", "metadata", "store", "service_tier", "verbosity"}
+    | {"chat_template", "chat_template_kwargs", "prompt_embeds"}
+)
+
 _decode = msgspec.json.Decoder().decode
 _encode = msgspec.json.Encoder().encode
 
@@ -110,9 +121,12 @@ def read_envelope(endpoint: Endpoint, body: bytes) -> Envelope:
     """Read and check a request body.
 
     Raises `InvalidJson` for anything but one JSON object in UTF-8 without duplicate keys, `InvalidRequest` (with
-    `param`) for a field that is missing or of the wrong type. Fields that the router does not need are not checked.
+    `param`) for a field that is missing, of the wrong type, or whose name differs from one of the API's by its case.
+    Fields that the router does not need are not checked.
     """
     fields, text, places = _read(body)
+    if not _NAMES.issuperset(fields):
+        _check_spelling(fields)
 
     model = fields.get("model")
     if type(model) is not str:
@@ -148,6 +162,16 @@ def _read(body: bytes) -> tuple[dict[str, Any], str | None, Mapping[str, tuple[i
         raise InvalidJson(f"The request body is not UTF-8: byte {error.start} cannot be read.") from None
     fields, places = members(text)
     return fields, text, places
+
+
+def _check_spelling(fields: Mapping[str, Any]) -> None:
+    for name in fields:
+        meant = name.casefold()
+        if meant in _NAMES and name not in _NAMES:
+            raise InvalidRequest(
+                f"A field's name differs from '{meant}' by its case. Upstreams read that differently: write '{meant}'.",
+                param=meant,
+            )
 
 
 def _stream(fields: Mapping[str, Any]) -> bool:

@@ -66,7 +66,7 @@ def _cut_any(data: bytes) -> tuple[list[bytes], bytes]:
 
 def event_data(event: bytes) -> bytes | None:
     """The data of an event: its `data` lines joined by LF; None where it has none (a comment, say)."""
-    if event.startswith(b"data: ") and event.find(b"\n") == len(event) - 2 and b"\r" not in event:
+    if _is_plain(event):
         return event[6:-2]
     lines = []
     for line in re.split(rb"\r\n|\n|\r", event.removeprefix(_BOM)):
@@ -74,3 +74,23 @@ def event_data(event: bytes) -> bytes | None:
         if name == b"data":
             lines.append(value.removeprefix(b" "))
     return b"\n".join(lines) if lines else None
+
+
+def with_data(event: bytes, data: bytes) -> bytes:
+    """`event`, which has data, with `data` of one line instead; its other lines and its line ends stay."""
+    if _is_plain(event):
+        return b"data: " + data + b"\n\n"
+    kept = b""
+    fresh = b"data: " + data
+    for line in re.findall(rb"[^\r\n]*(?:\r\n|\n|\r)|[^\r\n]+", event.removeprefix(_BOM)):
+        text = line.rstrip(b"\r\n")
+        if text.partition(b":")[0] == b"data":
+            line = fresh + line[len(text) :] if fresh else b""  # noqa: PLW2901
+            fresh = b""
+        kept += line
+    return kept
+
+
+def _is_plain(event: bytes) -> bool:
+    """Whether it is one line of data and an empty one, as nearly every event is."""
+    return event.startswith(b"data: ") and event.find(b"\n") == len(event) - 2 and b"\r" not in event

@@ -1,12 +1,12 @@
 """Tenant keys in a folder, as Kubernetes mounts a Secret: rotated, shared by mistake or badly written."""
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 from stratmaster_router.auth.keys import KeyFolder, KeyRing
 from stratmaster_router.domain.routing import Principal
+from support.mounted import MountedSecret
 
 ACME, GLOBEX = Principal("acme"), Principal("globex")
 
@@ -16,34 +16,9 @@ def owners(folder: KeyFolder, *keys: str) -> list[Principal | None]:
     return [folder.ring.owner(key.encode()) for key in keys]
 
 
-class Secret:
-    """A folder as a kubelet keeps it: files are links through `..data`, which is swapped in one step."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._version = 0
-        folder.mkdir()
-
-    def write(self, contents: Mapping[str, str]) -> None:
-        """Put a new version in the place of the last one, in the kubelet's order."""
-        self._version += 1
-        version = self.folder / f"..2026_11_24_04_31_0{self._version}.12345"
-        version.mkdir()
-        for name, text in contents.items():
-            (version / name).write_text(text)
-        (self.folder / "..data_tmp").symlink_to(version.name)
-        (self.folder / "..data_tmp").replace(self.folder / "..data")
-        for name in contents:
-            if not (self.folder / name).is_symlink():
-                (self.folder / name).symlink_to(f"..data/{name}")
-        for entry in self.folder.iterdir():
-            if not entry.name.startswith("..") and entry.name not in contents:
-                entry.unlink()
-
-
 def test_mounted_secret_is_read_and_its_swap_is_seen(tmp_path: Path) -> None:
     """Keys are read through the links, and a swap of `..data` changes them, tenants that come and go included."""
-    secret = Secret(tmp_path / "keys")
+    secret = MountedSecret(tmp_path / "keys")
     secret.write({"acme": "sk-1\n", "globex": "sk-2\n"})
     folder = KeyFolder(secret.folder)
     assert owners(folder, "sk-1", "sk-2", "sk-3", "sk-4") == [ACME, GLOBEX, None, None]
@@ -52,7 +27,7 @@ def test_mounted_secret_is_read_and_its_swap_is_seen(tmp_path: Path) -> None:
     secret.write({"acme": "sk-3\n", "initech": "sk-4\n"})
 
     assert owners(folder, "sk-1", "sk-3") == [ACME, None]  # not before it is read again
-    assert folder.refresh() is True
+    assert [folder.refresh(), folder.refresh()] == [False, True]
     assert owners(folder, "sk-1", "sk-2", "sk-3", "sk-4") == [None, None, ACME, Principal("initech")]
     assert len(folder.ring) == 2
     assert folder.refresh() is False
@@ -60,7 +35,7 @@ def test_mounted_secret_is_read_and_its_swap_is_seen(tmp_path: Path) -> None:
 
 def test_swap_to_the_same_keys_is_no_change(tmp_path: Path) -> None:
     """A new version with the same contents leaves the same ring in force."""
-    secret = Secret(tmp_path / "keys")
+    secret = MountedSecret(tmp_path / "keys")
     secret.write({"acme": "sk-1\n"})
     folder = KeyFolder(secret.folder)
     ring = folder.ring
@@ -71,6 +46,58 @@ def test_swap_to_the_same_keys_is_no_change(tmp_path: Path) -> None:
     assert folder.ring is ring
 
 
+def test_moment_in_which_keys_are_missing_is_no_change(tmp_path: Path) -> None:
+    """One look that finds no file, or an empty one, takes no key away; the second one in a row does."""
+    secret = MountedSecret(tmp_path / "keys")
+    secret.write({"acme": "sk-1\n", "globex": "sk-2\n"})
+    folder = KeyFolder(secret.folder)
+
+    for _ in range(3):
+        with secret.missing():
+            assert folder.refresh() is False
+            assert owners(folder, "sk-1", "sk-2") == [ACME, GLOBEX]
+        assert folder.refresh() is False
+        assert owners(folder, "sk-1", "sk-2") == [ACME, GLOBEX]
+
+    with secret.missing():
+        assert [folder.refresh(), folder.refresh()] == [False, True]
+        assert owners(folder, "sk-1", "sk-2") == [None, None]
+    assert [folder.refresh(), folder.refresh()] == [False, True]
+    assert owners(folder, "sk-1", "sk-2") == [ACME, GLOBEX]
+
+
+def test_file_that_does_not_come_to_rest_holds_up_no_other(tmp_path: Path) -> None:
+    """Each file's change counts by itself, so that one that is always being written keeps no revoked key alive."""
+    (tmp_path / "acme").write_text("sk-1\n")
+    (tmp_path / "globex").write_text("sk-2\n")
+    folder = KeyFolder(tmp_path)
+
+    (tmp_path / "globex").unlink()
+    for number in range(2):
+        (tmp_path / "acme").write_text(f"sk-1{number}\n")
+        folder.refresh()
+
+    assert owners(folder, "sk-1", "sk-2") == [ACME, None]
+
+
+def test_file_that_cannot_be_read_keeps_its_keys_and_no_others(tmp_path: Path) -> None:
+    """The failure is told each time; another tenant's key that is taken away is dead all the same."""
+    (tmp_path / "acme").write_text("sk-1\n")
+    (tmp_path / "globex").write_text("sk-2\n")
+    folder = KeyFolder(tmp_path)
+
+    (tmp_path / "acme").unlink()
+    (tmp_path / "acme").symlink_to("/proc/self/mem")  # a file whose first byte is an I/O error
+    (tmp_path / "globex").write_text("sk-3\n")
+    for _ in range(2):
+        with pytest.raises(OSError, match="Input/output error"):
+            folder.refresh()
+
+    assert owners(folder, "sk-1", "sk-2", "sk-3") == [ACME, None, GLOBEX]
+    with pytest.raises(OSError, match="Input/output error"):
+        KeyFolder(tmp_path)
+
+
 def test_key_is_rotated_with_two_lines(tmp_path: Path) -> None:
     """While both stand in the file both keys open, and afterwards only the new one."""
     file = tmp_path / "acme"
@@ -78,11 +105,11 @@ def test_key_is_rotated_with_two_lines(tmp_path: Path) -> None:
     folder = KeyFolder(tmp_path)
 
     file.write_text("sk-old\nsk-new\n")
-    assert folder.refresh() is True
+    assert [folder.refresh(), folder.refresh()] == [False, True]
     assert owners(folder, "sk-old", "sk-new") == [ACME, ACME]
 
     file.write_text("sk-new\n")
-    assert folder.refresh() is True
+    assert [folder.refresh(), folder.refresh()] == [False, True]
     assert owners(folder, "sk-old", "sk-new") == [None, ACME]
 
 
@@ -132,7 +159,7 @@ def test_shared_key_opens_again_once_it_is_one_tenants(tmp_path: Path) -> None:
 
     (tmp_path / "globex").unlink()
 
-    assert folder.refresh() is True
+    assert [folder.refresh(), folder.refresh()] == [False, True]
     assert owners(folder, "sk-shared") == [ACME]
     assert folder.ring.problems == ()
 
@@ -181,7 +208,7 @@ def test_keys_stay_in_force_while_the_folder_cannot_be_read(tmp_path: Path) -> N
 
     (tmp_path / "away" / "acme").write_text("sk-2\n")
     (tmp_path / "away").rename(keys)
-    assert folder.refresh() is True
+    assert [folder.refresh(), folder.refresh()] == [False, True]
     assert owners(folder, "sk-1", "sk-2") == [None, ACME]
 
 

@@ -13,7 +13,7 @@ from sqlalchemy import text
 from stratmaster_router.cli.main import app
 from stratmaster_router.domain.ledger import LedgerRow
 from stratmaster_router.storage.database import Database, database_url
-from stratmaster_router.storage.schema import prepare
+from stratmaster_router.storage.schema import HEAD, prepare
 from support.calls import chat, eventually
 from support.database import execute, write
 from support.policies import one_hop
@@ -229,7 +229,7 @@ def test_a_database_of_another_version_is_not_read(run: Run, database: Path) -> 
         result = run("summary")
         assert (result.exit_code, result.stdout) == (1, "")
         assert result.stderr == (
-            "the database is at revision 0000, and this version reads 0001: use the version that serves from it (an "
+            f"the database is at revision 0000, and this version reads {HEAD}: use the version that serves from it (an "
             "older database is brought up to date by `serve`)\n"
         )
 
@@ -240,7 +240,7 @@ def test_no_database_is_made(run: Run, tmp_path: Path, monkeypatch: pytest.Monke
     empty.touch()
     for url, message in (
         (f"sqlite:///{missing}", f"there is no database at {missing}: set ROUTER_DATABASE_URL to the router's\n"),
-        (f"sqlite:///{empty}", "the database of ROUTER_DATABASE_URL has no ledger: no router has used it yet\n"),
+        (f"sqlite:///{empty}", "the database of ROUTER_DATABASE_URL is empty: no router has used it yet\n"),
         (
             "postgresql://router:secret@127.0.0.1:1/router",
             "the database of ROUTER_DATABASE_URL cannot be read: ConnectionRefusedError: [Errno 111] Connect call "

@@ -140,6 +140,28 @@ def test_explain_of_a_request_with_raw_documents_shows_what_was_dropped(file: Pa
     ]
 
 
+def test_explain_shows_what_is_redacted_and_what_cannot_be(file: Path) -> None:
+    """A hop that redacts says what; a picture keeps it out, with the reason."""
+    file.write_text(POLICY.replace("max_snippet_chars: 20", "redact: [email, iban]"))
+    request = {
+        "model": "x",
+        "messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "https://x"}]}],
+    }
+
+    plain, picture = explain(file, "reasoning"), explain(file, "reasoning", request)
+    plan = json.loads(explain(file, "gpt-4.1", None, "--json")[1])["plan"]
+
+    assert plain[1].splitlines()[4] == "  1.  openai/gpt-4.1      default of the task; redacts email, iban"
+    assert picture[1].splitlines()[4:] == [
+        "  -   openai/gpt-4.1      the request has a picture, sound, a file or a part of an unknown type, which redact "
+        "cannot search",
+        "  -   openai/gpt-4o-mini  the request has a picture, sound, a file or a part of an unknown type, which redact "
+        "cannot search",
+        "  1.  local/llama3-8b     default of the task",
+    ]
+    assert [hop["redact"] for hop in plan] == [["email", "iban"]]
+
+
 def test_explain_of_a_request_with_a_long_text_is_refused_with_exit_code_1(file: Path) -> None:
     """A refusal says why, and is an exit code that a script can act on."""
     request = {"model": "x", "messages": [{"role": "user", "content": "a" * 21}]}
@@ -210,6 +232,7 @@ def test_explain_as_json_is_the_whole_decision(file: Path) -> None:
         "model": "local/llama3-8b",
         "raw_docs": "the request has a documents field",
         "longest_text": 3,
+        "unsearchable": None,
         "permitted": True,
         "refusal": None,
         "why": None,
@@ -220,6 +243,7 @@ def test_explain_as_json_is_the_whole_decision(file: Path) -> None:
                 "model": "llama3-8b",
                 "send_raw_docs": True,
                 "max_snippet_chars": None,
+                "redact": [],
                 "misconfigured": None,
             }
         ],

@@ -12,13 +12,17 @@ from stratmaster_router.domain.ledger import LedgerRow
 from stratmaster_router.domain.routing import Decision, Hop, Provider, Refusal
 from stratmaster_router.domain.usage import Usage
 from stratmaster_router.gateway.settlement import CLIENT_CLOSED, Recorder, Settlement
+from stratmaster_router.privacy.detect import Detector
+from stratmaster_router.privacy.redact import Redactor
 from stratmaster_router.telemetry.access_log import AccessLog
+from stratmaster_router.telemetry.audit import AuditLog
 from stratmaster_router.telemetry.metrics import Metrics
 from stratmaster_router.upstream.attempts import Attempt
 from stratmaster_router.upstream.trip import Trip
 
 Ledger = list[LedgerRow]
 CHAT = "/v1/chat/completions"
+REDACTOR = Redactor(Detector, b"key of fingerprints")
 FIRST = Hop(Provider("first", "openai", "http://first/v1"), "gpt-4.1")
 SECOND = Hop(Provider("second", "openai", "http://second/v1"), "gpt-4o-mini")
 TASK = Decision("0123456789ab", "reasoning", (FIRST, SECOND), None, ())
@@ -29,6 +33,7 @@ ANSWERED = Attempt("first", "gpt-4.1", 200, None, 250.0)
 FAILED = Attempt("first", "gpt-4.1", 503, "upstream_error", 125.0)
 FALLBACK = Attempt("second", "gpt-4o-mini", 200, None, 500.0)
 FAILED_TOO = Attempt("second", "gpt-4o-mini", None, "upstream_connect_failed", 2.0)
+NO_AUDIT = AuditLog(None, b"", "test")
 TOOK = 2.0  # seconds that each request had taken when it was settled, at the least
 
 
@@ -301,7 +306,7 @@ async def test_end_is_recorded_whole_and_once(
     """Each end has its one access line and its numbers; settling again, as a `finally` may, adds nothing."""
     metrics = Metrics()
     log = AccessLog(str(tmp_path / "access.log"))
-    recorder = Recorder(metrics, log, Ledger().append)
+    recorder = Recorder(metrics, log, NO_AUDIT, Ledger().append, REDACTOR)
     settlement = Settlement("req_1", "POST", CHAT, perf_counter() - TOOK, **known)
     before = datetime.now(UTC)
 
@@ -327,7 +332,7 @@ async def test_numbers_are_kept_without_an_access_log(tmp_path: Path) -> None:
     known, _, numbers = ENDS["a whole answer"]
 
     settlement = Settlement("req_1", "POST", CHAT, perf_counter(), **known)
-    Recorder(metrics, AccessLog("off"), Ledger().append).settle(settlement)
+    Recorder(metrics, AccessLog("off"), NO_AUDIT, Ledger().append, REDACTOR).settle(settlement)
 
     assert counted(metrics) == numbers
 
@@ -335,7 +340,7 @@ async def test_numbers_are_kept_without_an_access_log(tmp_path: Path) -> None:
 def test_each_request_counts() -> None:
     """Two requests that end alike are two."""
     metrics = Metrics()
-    recorder = Recorder(metrics, AccessLog("off"), Ledger().append)
+    recorder = Recorder(metrics, AccessLog("off"), NO_AUDIT, Ledger().append, REDACTOR)
     known, _, _ = ENDS["a refusal"]
     for number in range(2):
         recorder.settle(Settlement(f"req_{number}", "POST", CHAT, perf_counter(), **known))

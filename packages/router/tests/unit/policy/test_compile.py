@@ -17,6 +17,7 @@ from stratmaster_router.domain.routing import (
     Timeouts,
     TlsFiles,
 )
+from stratmaster_router.domain.service_accounts import Issuer, ServiceAccount, ServiceAccounts
 from stratmaster_router.policy.compile import compile_policy, content_hash
 from stratmaster_router.policy.parse import parse
 from stratmaster_router.policy.providers import NO_BRIDGE, Bridge
@@ -449,8 +450,8 @@ def test_warnings_name_what_an_operator_should_mend() -> None:
           gpt-41: {input_usd_per_mtok: 1}
           m: {}
         service_accounts:
-          issuers: [{issuer: i, audience: a, jwks: {file: /j}}]
-          accounts: [{subject: s, tenants: [acme, acmee]}]
+          issuers: [{issuer: i, audience: a, jwks: {file: /j}}, {issuer: k, audience: a, jwks: {url: "https://h/k"}}]
+          accounts: [{subject: s, tenants: [acme, acmee]}, {subject: t, issuer: k, tenants: [acme]}]
         tenants:
           acme:
             limits: {rpm: 1}
@@ -475,9 +476,60 @@ def test_warnings_name_what_an_operator_should_mend() -> None:
         "tenants.acme: 't' names a task and a model; the task wins",
         "tenants.acme: 'openai/m' is also the whole name of a model, which wins over 'm' at openai",
         "tenants.idle: no provider is enabled, so every request is refused",
-        "service_accounts: parsed but not yet honoured by this version",
+        "service_accounts.issuers[0].jwks: file /j cannot be read; keys that it held before stay in use",
+        "service_accounts.accounts[0]: each of the 2 issuers may sign for this subject; name the one that does as its "
+        "issuer",
         "service_accounts.accounts[0].tenants: no tenant is named 'acmee', did you mean 'acme'?",
     )
+
+
+def test_service_accounts_are_compiled_with_what_their_key_files_hold() -> None:
+    """Issuers by name, accounts by subject; a file's text is the snapshot's, an address is for others to fetch."""
+    snapshot = compiled(
+        """
+        service_accounts:
+          issuers:
+            - {issuer: "https://kubernetes.default.svc", audience: router, jwks: {file: /jwks.json}}
+            - {issuer: "https://login.example.com", audience: "api://router", jwks: {url: "https://login.example.com/k"}}
+          accounts:
+            - {subject: "system:serviceaccount:a:b", issuer: "https://kubernetes.default.svc", tenants: [acme, globex]}
+            - {subject: ops, issuer: "https://login.example.com", tenants: [acme], roles: [key_admin]}
+        tenants: {acme: {}, globex: {}}
+        """,
+        files={"/jwks.json": '{"keys":[]}'},
+    )
+
+    assert snapshot.service_accounts == ServiceAccounts(
+        {
+            "https://kubernetes.default.svc": Issuer(
+                "https://kubernetes.default.svc", "router", file="/jwks.json", text='{"keys":[]}'
+            ),
+            "https://login.example.com": Issuer(
+                "https://login.example.com", "api://router", url="https://login.example.com/k"
+            ),
+        },
+        {
+            "system:serviceaccount:a:b": ServiceAccount(
+                "system:serviceaccount:a:b", frozenset({"acme", "globex"}), issuer="https://kubernetes.default.svc"
+            ),
+            "ops": ServiceAccount(
+                "ops", frozenset({"acme"}), frozenset({"key_admin"}), issuer="https://login.example.com"
+            ),
+        },
+    )
+    assert [warning for warning in snapshot.warnings if "service_accounts" in warning] == []
+
+
+def test_issuers_without_accounts_are_warned_of() -> None:
+    """Nobody can get in by them, which is hardly meant."""
+    snapshot = compiled(
+        """
+        service_accounts: {issuers: [{issuer: i, audience: a, jwks: {url: "https://h"}}]}
+        tenants: {}
+        """
+    )
+
+    assert "service_accounts.accounts: empty, so every assertion is refused" in snapshot.warnings
 
 
 LIMITED = """

@@ -263,6 +263,60 @@ def test_clean_request_gets_the_decision_made_at_compile_time(snapshot: Snapshot
     assert decide(snapshot, ACME, ask("reasoning", raw_docs="y", longest_text=10**6)) is raw
 
 
+REDACTING = """
+tenants:
+  acme:
+    providers:
+      openai: {models: {t: {default: m}}, privacy: {redact: [card, email, email]}}
+      groq: {models: {t: {default: m}, u: {default: n}}, privacy: {send_raw_docs: true}}
+      openrouter: {models: {t: {default: m}}, privacy: {send_raw_docs: true, redact: [ip]}}
+"""
+PICTURE = "the request has a picture"
+
+
+def test_hop_that_redacts_says_so_in_the_trace() -> None:
+    """Its kinds stand once each, in one order, at the hop and in the reason why it was kept."""
+    snapshot = compile_policy(parse(REDACTING), "hash", {}, str, tls_trouble)
+
+    decision = decide(snapshot, ACME, ask("t"))
+
+    assert snapshot.redacts
+    assert [hop.redact for hop in decision.hops] == [("email", "card"), (), ("ip",)]
+    assert decision.trace == (
+        Considered("openai", "m", True, "default of the task; redacts email, card"),
+        Considered("groq", "m", True, "default of the task"),
+        Considered("openrouter", "m", True, "default of the task; redacts ip"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("raw_docs", "first"),
+    [(None, f"{PICTURE}, which redact cannot search"), ("a file part", RAW_DOCS)],
+)
+def test_what_cannot_be_searched_reaches_no_hop_that_redacts(raw_docs: str | None, first: str) -> None:
+    """Also where raw documents may go; a hop that does not redact is as it was."""
+    snapshot = compile_policy(parse(REDACTING), "hash", {}, str, tls_trouble)
+
+    decision = decide(snapshot, ACME, RequestFacts(Endpoint.CHAT, "t", raw_docs, 0, PICTURE))
+
+    assert [hop.provider.name for hop in decision.hops] == ["groq"]
+    assert decision.trace == (
+        Considered("openai", "m", False, first),
+        Considered("groq", "m", True, "default of the task"),
+        Considered("openrouter", "m", False, f"{PICTURE}, which redact cannot search"),
+    )
+    alone = decide(snapshot, ACME, RequestFacts(Endpoint.CHAT, "openai/m", raw_docs, 0, PICTURE))
+    assert (alone.hops, alone.refusal) == ((), Refusal.RAW_DOCS_FORBIDDEN)
+
+
+def test_what_cannot_be_searched_is_nothing_to_a_route_that_does_not_redact(snapshot: Snapshot) -> None:
+    """The decision is then the one made at compile time, whether another route of the policy redacts or none does."""
+    for policy, model in ((snapshot, "reasoning"), (compile_policy(parse(REDACTING), "h", {}, str, tls_trouble), "u")):
+        picture = RequestFacts(Endpoint.CHAT, model, None, 0, PICTURE)
+        assert decide(policy, ACME, picture) is decide(policy, ACME, ask(model))
+    assert not snapshot.redacts
+
+
 def test_trace_never_repeats_the_request(snapshot: Snapshot) -> None:
     """No word that a client typed is in a trace, nor why its request carries raw documents."""
     decision = decide(snapshot, ACME, ask("reasoning", raw_docs="client wrote this", longest_text=123456789))

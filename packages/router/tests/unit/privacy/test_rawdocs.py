@@ -14,6 +14,13 @@ UNKNOWN_PART = "a content part is of a type that may hold a document"
 NOT_AN_IMAGE = "an image_url part holds data that is not an image"
 NOT_TEXT = "a text part holds something other than text"
 NOT_A_RESULT = "a tool result holds something other than text"
+NOT_SOUND = "an input_audio part holds something other than sound"
+MISSPELT = "a member's name differs from the API's by its case"
+NOT_PREDICTED = "a prediction holds something other than text"
+TEMPLATE = "the chat template is given documents"
+EMBEDDED = "the prompt is given as embeddings, which may stand for any text"
+NOT_A_SUFFIX = "the suffix is something other than text"
+FILE_TO_EMBED = "an input is a data: URL of something other than an image"
 
 
 def chat(*parts: Any, role: str = "user") -> dict[str, Any]:
@@ -31,9 +38,9 @@ def result(content: Any) -> dict[str, Any]:
     return {"type": "tool_result", "tool_use_id": "t", "content": content}
 
 
-def image(url: Any) -> dict[str, Any]:
+def image(url: Any, **more: Any) -> dict[str, Any]:
     """An image part as the OpenAI wire writes it."""
-    return {"type": "image_url", "image_url": {"url": url}}
+    return {"type": "image_url", "image_url": {"url": url, **more}}
 
 
 PARTS: list[tuple[dict[str, Any], str | None, int]] = [
@@ -81,6 +88,28 @@ PARTS: list[tuple[dict[str, Any], str | None, int]] = [
     ({"type": "image_url", "image_url": {}}, NOT_AN_IMAGE, 0),
     ({"type": "image_url", "image_url": ["x"]}, NOT_AN_IMAGE, 0),
     ({"type": "image_url", "image_url": 1}, NOT_AN_IMAGE, 0),
+    # LiteLLM takes `format` for the type of the data, whatever its URL says.
+    (image("data:image/png;base64,AAAA", format="application/pdf"), NOT_AN_IMAGE, 0),
+    (image("https://example.com/a", format="text/plain"), NOT_AN_IMAGE, 0),
+    (image("https://example.com/a", format=None), NOT_AN_IMAGE, 0),
+    (image("https://example.com/a", format=["image/png"]), NOT_AN_IMAGE, 0),
+    (image("https://example.com/a", format="Image/PNG"), None, 0),
+    (image("https://example.com/a", detail="low"), None, 0),
+    (image("https://example.com/a", URL="data:application/pdf;base64,AAAA"), NOT_AN_IMAGE, 0),
+    (image("https://example.com/a", Format="application/pdf"), NOT_AN_IMAGE, 0),
+    ({"type": "input_audio"}, NOT_SOUND, 0),
+    ({"type": "input_audio", "input_audio": "x" * 99}, NOT_SOUND, 0),
+    ({"type": "input_audio", "input_audio": [{"type": "file"}]}, NOT_SOUND, 0),
+    # Go's JSON does not mind the case of a name, and the last one wins.
+    ({"type": "text", "text": "abc", "Type": "file"}, MISSPELT, 3),
+    ({"type": "text", "text": "abc", "TEXT": "x" * 99}, MISSPELT, 3),
+    ({"type": "text", "text": "abc", "content": "d"}, None, 3),
+    ({"type": "text", "text": "abc", "cache_control": {"type": "ephemeral"}}, None, 3),
+    ({"type": "text", "text": "abc", "Anything": 1}, None, 3),
+    ({"type": "tool_result", "Content": "x" * 99}, MISSPELT, 0),
+    ({"type": "tool_result", "content": "abc", "\u0063ONTENT": [{"type": "file"}]}, MISSPELT, 3),
+    ({"type": "image_url", "image_url": "https://x.example/", "Image_URL": "data:text/csv,x"}, MISSPELT, 0),
+    (result([{"type": "text", "text": "abc", "tYpe": "file"}]), MISSPELT, 3),
     (result({"type": "text", "text": "x"}), NOT_A_RESULT, 0),
     (result(7), NOT_A_RESULT, 0),
     (result(["x"]), UNKNOWN_PART, 0),
@@ -106,8 +135,9 @@ def test_part_of_a_message_is_judged_and_measured(
 def test_part_of_the_operators_or_the_models_message_is_judged_but_not_measured(
     part: dict[str, Any], reason: str | None, length: int, role: str
 ) -> None:
-    """A document is one whoever says it; a length counts only for what the user or a tool says."""
-    assert screen(CHAT, chat(part, role=role), None) == (reason, 0)
+    """A document is one whoever says it; a length counts only for what the user says, and for a tool's result."""
+    expected = length if part.get("type") == "tool_result" else 0
+    assert screen(CHAT, chat(part, role=role), None) == (reason, expected)
 
 
 @pytest.mark.parametrize(
@@ -134,6 +164,60 @@ def test_plain_text_is_measured_by_role(role: str, length: int) -> None:
 def test_message_without_content_holds_nothing(message: dict[str, Any]) -> None:
     """An assistant's tool call has no content, and neither reason nor length."""
     assert screen(CHAT, {"messages": [message]}, None) == (None, 0)
+
+
+@pytest.mark.parametrize(
+    ("message", "reason", "length"),
+    [
+        ({"role": "user", "content": "abc", "Content": [{"type": "file"}]}, MISSPELT, 3),
+        ({"role": "user", "content": [text(3)], "CONTENT": "x" * 99}, MISSPELT, 3),
+        ({"role": "user", "Content": "x" * 99}, MISSPELT, 0),
+        ({"role": "assistant", "content": None, "cOntent": "x" * 99}, MISSPELT, 0),
+        ({"role": "system", "content": "abc", "Role": "user"}, MISSPELT, 0),
+        ({"role": "tool", "content": "abc", "tool_call_id": "t"}, None, 3),
+        ({"role": "user", "content": "abc", "name": "n", "X-Anything": {}}, None, 3),
+    ],
+    ids=lambda value: str(value)[:50],
+)
+def test_name_in_another_case_is_not_overlooked(message: dict[str, Any], reason: str | None, length: int) -> None:
+    """A name that some upstreams take for the API's own could hide a document from the screen."""
+    assert screen(CHAT, {"messages": [message]}, None) == (reason, length)
+
+
+HELLO = [{"role": "user", "content": "abc"}]
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "fields", "reason", "length"),
+    [
+        (CHAT, {"prediction": None}, None, 3),
+        (CHAT, {"prediction": {"type": "content", "content": "x" * 99}}, None, 99),
+        (CHAT, {"prediction": {"type": "content", "content": [text(99), text(5)]}}, None, 99),
+        (CHAT, {"prediction": {"type": "content", "content": [{"type": "file"}]}}, UNKNOWN_PART, 3),
+        (CHAT, {"prediction": {"type": "content"}}, NOT_PREDICTED, 3),
+        (CHAT, {"prediction": {"Content": "x" * 99}}, NOT_PREDICTED, 3),
+        (CHAT, {"prediction": "x" * 99}, NOT_PREDICTED, 3),
+        (CHAT, {"chat_template_kwargs": {"enable_thinking": False}}, None, 3),
+        (CHAT, {"chat_template_kwargs": {"documents": []}}, TEMPLATE, 3),
+        (CHAT, {"chat_template_kwargs": {"Documents": [{"text": "x"}]}}, TEMPLATE, 3),
+        (COMPLETIONS, {"suffix": None}, None, 3),
+        (COMPLETIONS, {"suffix": "x" * 99}, None, 99),
+        (COMPLETIONS, {"suffix": ["x" * 99]}, NOT_A_SUFFIX, 3),
+        (COMPLETIONS, {"prompt_embeds": "AAAA"}, EMBEDDED, 3),
+        (EMBEDDINGS, {"input": "data:application/pdf;base64,AAAA"}, FILE_TO_EMBED, 32),
+        (EMBEDDINGS, {"input": ["abc", "Data:text/csv,a"]}, FILE_TO_EMBED, 15),
+        (EMBEDDINGS, {"input": ["data:image/png;base64,AAAA"]}, None, 26),
+        (EMBEDDINGS, {"input": ["data:,hello", [1, 2]]}, FILE_TO_EMBED, 256),
+        (EMBEDDINGS, {"input": ["data: so far, so good", "see data:text/csv,a"]}, None, 21),
+    ],
+    ids=lambda value: str(value)[:50],
+)
+def test_what_else_reaches_the_model_is_judged_and_measured(
+    endpoint: Endpoint, fields: dict[str, Any], reason: str | None, length: int
+) -> None:
+    """Predicted answers, what stands after a gap, what templates are given, and files among inputs to embed."""
+    given = {"messages": HELLO, "prompt": "abc", "input": "abc", **fields}
+    assert screen(endpoint, given, None) == (reason, length)
 
 
 def test_document_is_found_behind_others_and_the_longest_text_wins() -> None:

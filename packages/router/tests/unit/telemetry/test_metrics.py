@@ -30,6 +30,7 @@ def samples(text: str) -> Samples:
 UNTOUCHED: Samples = {
     "litellm_requests_in_flight{}": 0,
     "litellm_policy_reload_failures_total{}": 0,
+    "litellm_audit_lost_total{}": 0,
     "litellm_router_overhead_seconds_count{}": 0,
     "litellm_router_overhead_seconds_sum{}": 0,
 }
@@ -81,7 +82,7 @@ def test_lane_is_made_once() -> None:
 
 
 def test_other_metrics_have_these_names_and_labels() -> None:
-    """Throttling, errors, failed attempts, reloads, overhead and requests in flight."""
+    """Throttling, errors, failed attempts, reloads, the audit log, overhead and requests in flight."""
     metrics = Metrics()
     metrics.throttled.child("acme", "tokens_per_minute_exceeded")[0] += 1
     metrics.errors.child("acme", "model_not_found")[0] += 2
@@ -89,12 +90,16 @@ def test_other_metrics_have_these_names_and_labels() -> None:
     metrics.reload_failures.child()[0] += 1
     metrics.overhead.observe(metrics.overhead_child, 0.0005)
     metrics.gauges.in_flight = 4
+    metrics.audit_lost.child()[0] = 5
+    metrics.gauges.audited = 17
 
     assert samples(metrics.render().decode()) == {
         "litellm_throttled_total{reason=tokens_per_minute_exceeded,tenant=acme}": 1,
         "litellm_errors_total{code=model_not_found,tenant=acme}": 2,
         "litellm_upstream_failures_total{code=upstream_timeout,model=gpt-4.1,provider=openai}": 3,
         "litellm_policy_reload_failures_total{}": 1,
+        "litellm_audit_lost_total{}": 5,
+        "litellm_audit_last_seq{}": 17,
         "litellm_router_overhead_seconds_count{}": 1,
         "litellm_router_overhead_seconds_sum{}": 0.0005,
         "litellm_requests_in_flight{}": 4,
@@ -114,6 +119,7 @@ def test_each_metric_has_its_type() -> None:
         "litellm_upstream_latency_seconds": "histogram",
         "litellm_time_to_first_token_seconds": "histogram",
         "litellm_breaker_state": "gauge",
+        "litellm_api_key_age_seconds": "gauge",
         "litellm_requests_in_flight": "gauge",
         "litellm_account_limit": "gauge",
         "litellm_account_remaining": "gauge",
@@ -121,6 +127,8 @@ def test_each_metric_has_its_type() -> None:
         "litellm_errors_total": "counter",
         "litellm_upstream_failures_total": "counter",
         "litellm_policy_reload_failures_total": "counter",
+        "litellm_audit_lost_total": "counter",
+        "litellm_audit_last_seq": "gauge",
         "litellm_router_overhead_seconds": "histogram",
     }
 
@@ -229,6 +237,7 @@ def expected(in_flight: int, requests: int, tokens: int, workers: int) -> Sample
         f"litellm_upstream_latency_seconds_sum{{{HOP}}}": requests * 0.25,
         "litellm_errors_total{code=model_not_found,tenant=acme}": workers,
         "litellm_policy_reload_failures_total{}": 0,
+        "litellm_audit_lost_total{}": 0,
         "litellm_router_overhead_seconds_count{}": 0,
         "litellm_router_overhead_seconds_sum{}": 0,
     }

@@ -182,8 +182,38 @@ def test_wrong_field_is_named_with_what_would_be_right(
     assert (raised.value.message, raised.value.param, raised.value.details) == (message, param, {})
 
 
+@pytest.mark.parametrize("writing", WRITINGS)
+@pytest.mark.parametrize("endpoint", Endpoint)
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("Model", "model"),
+        ("MESSAGES", "messages"),
+        ("me\u017f\u017fages", "messages"),
+        ("Prompt", "prompt"),
+        ("Input", "input"),
+        ("Documents", "documents"),
+        ("\u017ftream", "stream"),
+        ("Stream_Options", "stream_options"),
+        ("max_to\u212aens", "max_tokens"),
+        ("N", "n"),
+        ("Suffix", "suffix"),
+    ],
+)
+def test_name_in_another_case_is_refused(endpoint: Endpoint, name: str, meant: str, writing: str) -> None:
+    """Go's JSON takes it for the field, other parsers do not: what was judged might not be what the upstream reads."""
+    with pytest.raises(InvalidRequest) as raised:
+        read_envelope(endpoint, WRITINGS[writing]({**RIGHT[endpoint], name: "x"}))
+
+    assert raised.value.param == meant
+    assert raised.value.message == (
+        f"A field's name differs from '{meant}' by its case. Upstreams read that differently: write '{meant}'."
+    )
+
+
 ACCEPTED: list[tuple[Endpoint, dict[str, Any]]] = [
     (CHAT, {"model": "m" * 256}),
+    (CHAT, {"X-Anything": 1, "models": [], "Documents2": "x"}),
     (CHAT, {"model": 'é/"\\\n'}),
     (CHAT, {"messages": [{"role": ""}]}),
     (CHAT, {"messages": [{"role": "user", "content": None}]}),

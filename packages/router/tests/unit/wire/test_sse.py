@@ -1,7 +1,7 @@
 """Where one event ends and what its data is, by the WHATWG standard: LF, CR LF and CR all end a line."""
 
 import pytest
-from stratmaster_router.wire.sse import LONGEST_EVENT, EventSplitter, EventTooLong, event_data
+from stratmaster_router.wire.sse import LONGEST_EVENT, EventSplitter, EventTooLong, event_data, with_data
 
 CUT: list[tuple[bytes, list[bytes], bytes]] = [
     # A stream, its whole events, and what is left.
@@ -103,3 +103,21 @@ def test_event_that_does_not_end_is_refused(extra: bytes) -> None:
 
     with pytest.raises(EventTooLong):
         splitter.feed(extra)
+
+
+@pytest.mark.parametrize(
+    ("event", "changed"),
+    [
+        (b"data: a\n\n", b"data: new\n\n"),
+        (b"data:a\n\n", b"data: new\n\n"),
+        (b"data: a", b"data: new"),
+        (b"data: a\r\n\r\n", b"data: new\r\n\r\n"),
+        (b"data: a\r\r", b"data: new\r\r"),
+        (b"event: e\ndata: a\rdata: b\r\n: c\ndata\n\n", b"event: e\ndata: new\r: c\n\n"),
+        (b"\xef\xbb\xbfdata: a\n\n", b"data: new\n\n"),
+    ],
+)
+def test_data_of_an_event_is_replaced(event: bytes, changed: bytes) -> None:
+    """New data stands where the old began; other lines and the ends of lines stay as they are."""
+    assert with_data(event, b"new") == changed
+    assert event_data(changed) == b"new"
