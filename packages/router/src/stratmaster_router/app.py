@@ -72,7 +72,7 @@ from stratmaster_router.telemetry.logs import configure_logs
 from stratmaster_router.telemetry.metrics import AccountState, Gauges, Metrics
 from stratmaster_router.upstream.client import Upstreams
 from stratmaster_router.upstream.fetch import fetch
-from stratmaster_router.upstream.probe import is_up
+from stratmaster_router.upstream.probe import probe
 from stratmaster_router.upstream.tls import TlsUnusable, tls_trouble
 from stratmaster_router.upstream.watch import Watchdog
 
@@ -261,7 +261,7 @@ class Router:
         """Whether the LiteLLM bridge answers; None where the policy does not need it, or there is none to ask."""
         if not self._bridge.url or all(p.wire != "litellm" for p in self._policy.snapshot.providers.values()):
             return None
-        return "up" if await is_up(self._bridge.url, _PROBE) else "down"
+        return await probe(self._bridge.url, self._bridge.token.value, _PROBE)
 
     def _scrape(self) -> bytes:
         self._gauge()

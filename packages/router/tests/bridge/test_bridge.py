@@ -214,6 +214,15 @@ def test_bridge_as_a_sidecar(bridge: Bridge, tmp_path: Path) -> None:
         assert call(router, "GET", "/readyz").json()["litellm_bridge"] == "up"
 
 
+def test_router_with_another_token_says_so(bridge: Bridge, tmp_path: Path) -> None:
+    """A sidecar that is there and refuses its router is not called up, and the log has the code of its hops."""
+    with running_router(tmp_path, bridge.policy.read_text(), bridge_url=bridge.url, bridge_token="wrong") as router:
+        answer = chat(router, model="mistral")
+        assert (answer.status, answer.json()["error"]["attempts"][0]["code"]) == (503, "upstream_auth_failed")
+        ready = call(router, "GET", "/readyz")
+        assert (ready.status, ready.json()["litellm_bridge"]) == (200, "refused")
+
+
 def test_bridge_that_is_not_there_fails_its_hops_and_not_the_router(tmp_path: Path) -> None:
     """Readiness says so, and does not fail."""
     policy = policy_of({"claude": "{wire: litellm, litellm_provider: anthropic}"}, {"claude": "claude-sonnet-4-5"})

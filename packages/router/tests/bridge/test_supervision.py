@@ -249,4 +249,7 @@ def test_native_traffic_is_served_without_litellm(tmp_path: Path, mock: Mock, cl
         assert answer.status == 503
         assert [a["code"] for a in answer.json()["error"]["attempts"]] == ["upstream_misconfigured"]
         assert ready(served) is None
-        assert "providers.claude: needs the LiteLLM bridge: install stratmaster-router[litellm]" in served.stderr()
+        assert "providers.claude: needs the LiteLLM bridge: set ROUTER_BRIDGE_PYTHON to a Python" in served.stderr()
+        (line,) = [line for line in served.stderr().splitlines() if "ROUTER_BRIDGE_PYTHON cannot" in line]
+        said = json.loads(line)
+        assert (said["python"], said["why"]) == ("/nonexistent/python", "there is no such program")

@@ -1,3 +1,4 @@
+import json
 import socket
 import sys
 from pathlib import Path
@@ -71,7 +72,7 @@ LATE: list[Case] = [
     (POLICY_FILE, tls("missing.crt", "tls.key"), ["TLS cannot be served", "missing.crt is not there"]),
     (POLICY_FILE, tls("tls.crt", "missing.key"), ["TLS cannot be served", "missing.key is not there"]),
     (POLICY_FILE, tls("tls.crt", "other.key"), ["tls.crt", "other.key", "do not belong together"]),
-    (POLICY_FILE, tls("tls.key", "tls.key"), ["tls.key", "not a pair in PEM"]),
+    (POLICY_FILE, tls("tls.key", "tls.key"), ["tls.key", "no certificate in PEM"]),
     (POLICY_FILE, tls("tls.crt", "tls.key", "tls.key"), ["client CA tls.key holds no certificates"]),
     (POLICY_FILE, tls("tls.crt", "tls.key", "."), [". is not there, or is no file"]),
 ]
@@ -117,6 +118,18 @@ def test_serve_takes_its_options_before_the_environment(tmp_path: Path) -> None:
         tmp_path, VALID, environ={"ROUTER_PORT": "1", "ROUTER_POLICY": "missing", "ROUTER_WORKERS": "0"}
     ) as on:
         assert on.call("GET", "/healthz").status == 200
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_serve_says_where_it_listens(workers: int, tmp_path: Path) -> None:
+    """Where the port is any that is free nobody would know it otherwise."""
+    (tmp_path / "policy.yaml").write_text(VALID)
+    arguments = [COMMAND, "serve", *POLICY_FILE, "--port", "0", "--workers", str(workers)]
+    with process(arguments, tmp_path) as served:
+        wait_until(lambda: '"listening"' in served.stderr() or not served.running(), "the log has the address")
+        (line,) = [json.loads(line) for line in served.stderr().splitlines() if '"listening"' in line]
+        assert (line["host"], line["tls"], line["workers"]) == ("127.0.0.1", False, workers)
+        wait_until(lambda: healthy(line["port"]), "it answers there")
 
 
 def test_serve_without_keys_refuses_every_request_and_says_so(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from stratmaster_router.telemetry.audit import AuditLog
 from stratmaster_router.upstream.breaker import State
 from stratmaster_router.upstream.client import Upstreams
 
-BridgeState = Literal["up", "down"]
+BridgeState = Literal["up", "down", "refused"]
 
 
 class Health(BaseModel):

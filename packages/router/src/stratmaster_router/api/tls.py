@@ -135,7 +135,7 @@ def _context(held: _Held) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_2  # whatever the machine's own configuration says
     context.options |= ssl.OP_NO_RENEGOTIATION
     context.set_alpn_protocols(["http/1.1"])
-    present(context, cert, key, f"the certificate {cert.path} and the key {key.path}")
+    present(context, cert, key, f"the certificate {cert.path}", f"the key {key.path}")
     for ca in client_ca:
         _ask_clients(context, ca)
     return context

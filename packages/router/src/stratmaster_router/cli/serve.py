@@ -14,6 +14,7 @@ from multiprocessing import connection, get_context
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
+import structlog
 import typer
 import uvicorn
 from uvicorn.supervisors import Multiprocess
@@ -36,6 +37,8 @@ from stratmaster_router.telemetry.access_log import AccessLog
 from stratmaster_router.telemetry.audit import AuditLog
 from stratmaster_router.telemetry.logs import configure_logs
 from stratmaster_router.upstream.tls import TlsUnusable, tls_trouble
+
+log = structlog.stdlib.get_logger("stratmaster_router")
 
 _BACKLOG = 4096
 _START = 60.0  # seconds for a worker to be able to answer its supervisor
@@ -139,6 +142,7 @@ def _serve_one(settings: Settings, listener: socket.socket) -> None:
     from stratmaster_router.app import serving_app
 
     server = uvicorn.Server(uvicorn.Config(serving_app(settings), **_options(settings)))
+    _announce(settings, listener)
     server.run(sockets=[listener])
     if not server.started:
         sys.exit(1)
@@ -158,7 +162,13 @@ def _serve_many(settings: Settings, listener: socket.socket) -> None:
         config = uvicorn.Config(
             "stratmaster_router.app:create_app", factory=True, workers=settings.workers, **_options(settings)
         )
+        _announce(settings, listener)
         _Supervisor(config, sockets=[listener]).run()
+
+
+def _announce(settings: Settings, listener: socket.socket) -> None:
+    host, port = listener.getsockname()[:2]
+    log.info("listening", host=host, port=port, tls=settings.tls_cert is not None, workers=settings.workers)
 
 
 def _options(settings: Settings) -> dict[str, Any]:

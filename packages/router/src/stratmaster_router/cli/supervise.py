@@ -3,6 +3,7 @@
 import contextlib
 import importlib.util
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -54,7 +55,14 @@ def supervised_bridge(settings: Settings) -> Iterator[Settings]:
     Raises `PolicyInvalid`.
     """
     python = settings.bridge_python or sys.executable
-    if settings.bridge_url is not None or not _installed(python):
+    if settings.bridge_url is not None:
+        yield settings
+        return
+    found = _installed(python)
+    if not found and settings.bridge_python is not None:
+        why = "LiteLLM is not installed there" if shutil.which(python) else "there is no such program"
+        log.error("no LiteLLM bridge: ROUTER_BRIDGE_PYTHON cannot be used (docs/bridge.md)", python=python, why=why)
+    if not found:
         yield settings
         return
     with _reserved_port() as port:

@@ -39,7 +39,7 @@ class BridgeApp:
         """ASGI."""
         if scope["type"] == "lifespan":
             await self._lifespan(receive, send)
-        elif scope["path"] == "/healthz":
+        elif scope["path"] == "/healthz" and self._authorized(scope) is not False:
             health = {"status": "ok", "policy": self._policy.snapshot.hash}
             await _send_whole(send, 200, msgspec.json.encode(health))
         else:
@@ -61,10 +61,14 @@ class BridgeApp:
             answer.cancel()
             await asyncio.gather(answer, gone, return_exceptions=True)
 
+    def _authorized(self, scope: MutableMapping[str, Any]) -> bool | None:
+        """Whether the request has the token; None where it has none at all."""
+        given = dict(scope["headers"]).get(b"authorization")
+        return None if given is None else hmac.compare_digest(given, self._authorization)
+
     def _find(self, scope: MutableMapping[str, Any]) -> tuple[Endpoint, Provider] | Failure:
         """What a request is for, or why it gets no answer."""
-        authorization = dict(scope["headers"]).get(b"authorization", b"")
-        if not hmac.compare_digest(authorization, self._authorization):
+        if not self._authorized(scope):
             return UNAUTHORISED
         name, _, rest = scope["path"].removeprefix("/").partition("/v1/")
         endpoint = _ENDPOINTS.get(rest)

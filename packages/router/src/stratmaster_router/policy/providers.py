@@ -22,7 +22,10 @@ from stratmaster_router.policy.certificates import ReadFile, TlsTrouble, certifi
 from stratmaster_router.policy.fields import SecretRef, base_url
 from stratmaster_router.policy.schema import EndpointSpec, PolicyDocument, ProviderSpec
 
-NO_BRIDGE = "needs the LiteLLM bridge: install stratmaster-router[litellm], or set ROUTER_BRIDGE_URL"
+NO_BRIDGE = (
+    "needs the LiteLLM bridge: set ROUTER_BRIDGE_PYTHON to a Python that has LiteLLM, as docs/bridge.md says, or "
+    "ROUTER_BRIDGE_URL"
+)
 _NO_TLS = "tls does not reach through the LiteLLM bridge"
 _NO_EGRESS = "egress.allow_hosts needs base_url beside wire: litellm: the address is LiteLLM's own"
 

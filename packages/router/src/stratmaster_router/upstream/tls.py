@@ -30,7 +30,7 @@ def upstream_context(files: TlsFiles | None) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_2  # whatever the machine's own configuration says
     if files.cert is not None:
         key = files.key or files.cert
-        present(context, files.cert, key, f"tls.cert file {files.cert.path} and tls.key file {key.path}")
+        present(context, files.cert, key, f"tls.cert file {files.cert.path}", f"tls.key file {key.path}")
     return context
 
 
@@ -44,19 +44,26 @@ def _verifying(ca: PemFile | None) -> ssl.SSLContext:
             raise TlsUnusable(f"tls.ca file {ca.path} holds no certificates, or not whole ones") from error
 
 
-def present(context: ssl.SSLContext, cert: PemFile, key: PemFile, called: str) -> None:
-    """Have `context` show `cert`. Raises `TlsUnusable`, whose message calls the two files `called`."""
+def present(context: ssl.SSLContext, cert: PemFile, key: PemFile, the_cert: str, the_key: str) -> None:
+    """Have `context` show `cert`. Raises `TlsUnusable`, whose message calls the files `the_cert` and `the_key`."""
     with in_memory(cert) as cert_path, in_memory(key) as key_path:
         try:
             # The empty password: an encrypted key must not make OpenSSL ask for one at the terminal.
             context.load_cert_chain(cert_path, key_path, password="")
         except ssl.SSLError as error:
-            fit = (
-                "do not belong together"
-                if error.reason == "KEY_VALUES_MISMATCH"
-                else "are not a pair in PEM, unencrypted"
-            )
-            raise TlsUnusable(f"{called} {fit}") from error
+            if error.reason == "KEY_VALUES_MISMATCH":
+                raise TlsUnusable(f"{the_cert} and {the_key} do not belong together") from error
+            if not _holds_certificates(cert_path):
+                raise TlsUnusable(f"{the_cert} holds no certificate in PEM, or not a whole one") from error
+            raise TlsUnusable(f"{the_key} holds no whole private key in PEM, unencrypted") from error
+
+
+def _holds_certificates(path: str) -> bool:
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
+    except ssl.SSLError:
+        return False
+    return True
 
 
 @contextlib.contextmanager

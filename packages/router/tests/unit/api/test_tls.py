@@ -58,11 +58,11 @@ UNUSABLE: list[tuple[dict[str, str | bytes | None], str]] = [
     ({"tls.key": key(SECOND)}, "the certificate {folder}/tls.crt and the key {folder}/tls.key do not belong together"),
     (
         {"tls.crt": chain(FIRST)[:200]},
-        "the certificate {folder}/tls.crt and the key {folder}/tls.key are not a pair in PEM, unencrypted",
+        "the certificate {folder}/tls.crt holds no certificate in PEM, or not a whole one",
     ),
     (
         {"tls.key": ""},
-        "the certificate {folder}/tls.crt and the key {folder}/tls.key are not a pair in PEM, unencrypted",
+        "the key {folder}/tls.key holds no whole private key in PEM, unencrypted",
     ),
     ({"tls.key": b"\xff\xfe"}, "{folder}/tls.key is not in PEM"),
     ({"ca.pem": ""}, "the client CA {folder}/ca.pem holds no certificates, or not whole ones"),

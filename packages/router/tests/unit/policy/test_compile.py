@@ -324,7 +324,7 @@ def test_litellm_provider_without_a_bridge_is_misconfigured() -> None:
         wire="litellm",
         base_url="",
         litellm_provider="anthropic",
-        misconfigured="needs the LiteLLM bridge: install stratmaster-router[litellm], or set ROUTER_BRIDGE_URL",
+        misconfigured=NO_BRIDGE,
     )
     tokenless = provider("anthropic", bridge=Bridge("http://h", Secret("")))
     assert tokenless.misconfigured == "ROUTER_BRIDGE_TOKEN is not set"

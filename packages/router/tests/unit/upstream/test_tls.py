@@ -65,16 +65,18 @@ def test_certificate_and_key_may_stand_in_one_file() -> None:
 
 
 PAIR = "tls.cert file /crt and tls.key file /key"
+NO_CERT = "tls.cert file /crt holds no certificate in PEM, or not a whole one"
+NO_KEY = "tls.key file /key holds no whole private key in PEM, unencrypted"
 UNUSABLE = [
     (ca(""), "tls.ca file /ca holds no certificates, or not whole ones"),
     (ca("text"), "tls.ca file /ca holds no certificates, or not whole ones"),
     (ca(bundle(AUTHORITY) + bundle(AUTHORITY)[:200]), "tls.ca file /ca holds no certificates, or not whole ones"),
     (pair(chain(CERT), key(OTHER)), f"{PAIR} do not belong together"),
     (pair(chain(OTHER), key(CERT)), f"{PAIR} do not belong together"),
-    (pair("", key(CERT)), f"{PAIR} are not a pair in PEM, unencrypted"),
-    (pair(chain(CERT)[:200], key(CERT)), f"{PAIR} are not a pair in PEM, unencrypted"),
-    (pair(chain(CERT), key(CERT)[:100]), f"{PAIR} are not a pair in PEM, unencrypted"),
-    (pair(chain(CERT), encrypted()), f"{PAIR} are not a pair in PEM, unencrypted"),
+    (pair("", key(CERT)), NO_CERT),
+    (pair(chain(CERT)[:200], key(CERT)), NO_CERT),
+    (pair(chain(CERT), key(CERT)[:100]), NO_KEY),
+    (pair(chain(CERT), encrypted()), NO_KEY),
 ]
 
 
