@@ -898,8 +898,6 @@ INVALID = {
         """,
         """
         line 3: providers.openai.timeouts.first_byte: first_byte (660s) is longer than total (600s)
-        line 5: providers.groq.timeouts.total: first_byte (60s) is longer than total (10s)
-        line 5: providers.groq.timeouts.total: idle (30s) is longer than total (10s)
         """,
     ),
     "order_unknown_where_a_bound_is_invalid": (

@@ -91,13 +91,14 @@ def bridged_provider(name: str, spec: ProviderSpec, bridge: Bridge) -> Provider:
 
 def _base(name: str, spec: ProviderSpec) -> Provider:
     """What holds however the provider is reached."""
-    to, retries, backoff = reach(name, spec), spec.retries, spec.retries.backoff
+    to, retries, backoff, limits = reach(name, spec), spec.retries, spec.retries.backoff, spec.timeouts
+    total = limits.total
     return Provider(
         name=name,
         wire=to.wire,
         base_url="",
         litellm_provider=to.litellm_provider,
-        timeouts=Timeouts(spec.timeouts.connect, spec.timeouts.first_byte, spec.timeouts.idle, spec.timeouts.total),
+        timeouts=Timeouts(min(limits.connect, total), min(limits.first_byte, total), min(limits.idle, total), total),
         retries=Retries(retries.max, retries.on, backoff.initial, backoff.max),
         breaker=BreakerRule(spec.breaker.failures, spec.breaker.window, spec.breaker.open_for),
         hedge_after=spec.hedge.after if spec.hedge else None,

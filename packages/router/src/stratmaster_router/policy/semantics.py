@@ -109,10 +109,9 @@ def _address(loc: Loc, place: Loc, address: str, spec: ProviderSpec, removed: Re
 
 def _timeouts(loc: Loc, spec: TimeoutsSpec) -> Iterator[Found]:
     for phase, seconds in (("connect", spec.connect), ("first_byte", spec.first_byte), ("idle", spec.idle)):
-        if seconds > spec.total:
-            # A default can be the longer one; then what is written, the total, is the place to look at.
-            place = phase if phase in spec.model_fields_set else "total"
-            yield ((*loc, place), f"{phase} ({seconds:g}s) is longer than total ({spec.total:g}s)")
+        # A default that is longer is cut to the total when the policy is compiled.
+        if seconds > spec.total and phase in spec.model_fields_set:
+            yield ((*loc, phase), f"{phase} ({seconds:g}s) is longer than total ({spec.total:g}s)")
 
 
 def _backoff(loc: Loc, spec: BackoffSpec) -> Iterator[Found]:

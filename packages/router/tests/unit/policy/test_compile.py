@@ -66,6 +66,12 @@ def provider(
     return compiled(declared + used, environ, files, bridge=bridge).providers[name]
 
 
+def test_defaults_of_timeouts_are_cut_to_the_total() -> None:
+    """Who writes only the total need not write the others too."""
+    assert provider("vllm: {timeouts: {total: 20s}}").timeouts == Timeouts(2.0, 20.0, 20.0, 20.0)
+    assert provider("vllm: {timeouts: {total: 1s}}").timeouts == Timeouts(1.0, 1.0, 1.0, 1.0)
+
+
 def listing(text: str) -> tuple[tuple[str, str], ...]:
     """What tenant acme sees of a policy's text."""
     return compiled(text).tenants["acme"].listing
