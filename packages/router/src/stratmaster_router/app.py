@@ -168,7 +168,7 @@ class Router:
                 lambda: self._drain.begun,
                 self._bridge_state,
                 self._scrape,
-                self._upstreams.health,
+                self._upstreams,
                 self._audit,
             )
         )

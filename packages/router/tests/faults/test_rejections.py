@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.calls import call, chat, identified
+from support.calls import call, chat, identified, samples
 from support.policies import UPSTREAM_KEY, two_hops
 from support.scripted import Exchange, running_scripted
 from support.servers import Mock, running_router
@@ -76,19 +76,18 @@ def test_rejection_of_other_endpoints_passes_through(
 @pytest.mark.parametrize(
     "body",
     [
-        b"",
-        b"<html>Bad Request</html>",
         b'{"detail":"no"}',
+        b' {"detail":"no"',
         b'{"error":"no"}',
         b'{"error":{"message":5}}',
         b'{"error":{"message":null}}',
-        b"[" * 60_000,
+        b'{"error":' + b"[" * 60_000,
         b'{"error":{"message":"' + b"x" * 200_000 + b'"}}',
     ],
-    ids=["empty", "html", "detail", "string", "number", "null", "deep", "huge"],
+    ids=["detail", "half", "string", "number", "null", "deep", "huge"],
 )
 def test_rejection_in_another_shape_gets_the_one_shape(mock: Mock, tmp_path: Path, body: bytes) -> None:
-    """Whatever body stands with a 400, the client reads the one shape with a message of the router's own."""
+    """Whatever object stands with a 400, the client reads the one shape with a message of the router's own."""
     with (
         running_scripted(_answer_with(400, body)) as strict,
         running_router(tmp_path, two_hops(strict.url, mock.url, tmp_path)) as router,
@@ -102,6 +101,27 @@ def test_rejection_in_another_shape_gets_the_one_shape(mock: Mock, tmp_path: Pat
         None,
         "upstream_rejected",
     )
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("status", [400, 413, 422])
+@pytest.mark.parametrize("body", [b"", b"<html>Bad Request</html>", b'["no"]', b"[" * 60_000])
+def test_page_of_a_server_before_the_api_is_a_failed_hop(
+    mock: Mock, tmp_path: Path, body: bytes, status: int, stream: bool
+) -> None:
+    """What holds no JSON object says nothing of the request: the next hop answers, and the operator is told."""
+    with (
+        running_scripted(_answer_with(status, body, "text/html")) as strict,
+        running_router(tmp_path, two_hops(strict.url, mock.url, tmp_path)) as router,
+    ):
+        answer, alone = chat(router, stream=stream), chat(router, model="first/gpt-4.1", stream=stream)
+        failures = samples(router, "litellm_upstream_failures_total")
+
+    assert (answer.status, answer.headers["x-router-provider"]) == (200, "second")
+    (attempt,) = alone.json()["error"]["attempts"]
+    assert (alone.status, attempt["status"], attempt["code"]) == (503, status, "upstream_invalid_response")
+    labels = 'code="upstream_invalid_response",model="gpt-4.1",provider="first"'
+    assert failures == {f"litellm_upstream_failures_total{{{labels}}}": 2.0}
 
 
 @pytest.mark.parametrize("field", ["message", "param"])

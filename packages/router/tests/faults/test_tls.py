@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from support.calls import HELLO, TIMEOUT, Answer, chat, connected, events, eventually, request_bytes, samples
 from support.certificates import TlsFolder, bundle, chain, expired, key, server_context
+from support.nginx import running_nginx
 from support.scripted import Exchange, Scripted, chunked, running_scripted, stream_head
 from support.servers import Mock, RunningRouter, running_router
 from trustme import CA, LeafCert
@@ -176,6 +177,30 @@ def test_handshake_that_fails_is_a_failed_hop(
     labels = f'code="{code}",model="gpt-4.1",provider="first"'
     assert failures == {f"litellm_upstream_failures_total{{{labels}}}": 3.0}
     assert upstream.exchanges == []
+
+
+@pytest.mark.parametrize("client", ["none", "of another authority", "expired"])
+def test_nginx_that_refuses_a_certificate_after_the_handshake_is_a_failed_hop(
+    authority: CA, stranger: CA, mock: Mock, tmp_path: Path, client: str
+) -> None:
+    """Nginx ends the handshake well and answers 400 with a page: that is TLS, and not the client's fault."""
+    certs = {"of another authority": stranger.issue_cert("router.example"), "expired": expired(authority, "router")}
+    folder = TlsFolder(tmp_path / "tls", bundle(authority), certs.get(client, authority.issue_cert("router.example")))
+    tls = folder.policy() if client in certs else f"{{ca: {folder.path}/ca.pem}}"
+    with (
+        running_nginx(tmp_path / "nginx", authority) as url,
+        running_router(tmp_path, _policy(url, mock.url, tls)) as router,
+    ):
+        plain, stream = chat(router), chat(router, stream=True)
+        alone = chat(router, model="first/gpt-4.1")
+        good = authority.issue_cert("router.example")
+        folder.swap(bundle(authority), chain(good), key(good))
+        if client in certs:
+            after = eventually(lambda: chat(router).headers["x-router-provider"], lambda provider: provider == "first")
+            assert after == "first"
+
+    assert [answer.headers["x-router-provider"] for answer in (plain, stream)] == ["second"] * 2
+    assert _attempts(alone) == [{"provider": "first", "model": "gpt-4.1", "status": 400, "code": "upstream_tls_failed"}]
 
 
 def test_handshake_that_fails_costs_nothing(authority: CA, mock: Mock, folder: TlsFolder, tmp_path: Path) -> None:

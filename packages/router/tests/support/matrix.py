@@ -39,7 +39,7 @@ from support.acts import (
     stall,
     unused,
 )
-from support.scripted import Script
+from support.scripted import Exchange, Script
 
 PLAIN_LOST, STREAM_LOST = 192_000, 108_000
 PLAIN_COUNTED, STREAM_COUNTED = 34_000 + 2_000, 39_000 + 2_000
@@ -140,6 +140,13 @@ def statuses() -> Iterator[Cell]:
         name = " with ".join((status[:3], *(line for line in lines if "etry" in line)))
         for stream in (False, True):
             yield Cell(name, HEAD, stream, Outcome(told, code, attempts, 0, False), refuses(status, *lines))
+    for stream in (False, True):
+        yield Cell("400 with a page", HEAD, stream, Outcome(503, "upstream_invalid_response", 1, 0, False), page)
+
+
+def page(exchange: Exchange) -> None:
+    """What a server before the provider says of a request."""
+    exchange.answer(HTML, "text/html", status="400 Bad Request")
 
 
 BRIEF = "first_byte: 200ms, idle: 200ms"

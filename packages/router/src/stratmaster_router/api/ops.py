@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from stratmaster_router.domain.errors import Draining
 from stratmaster_router.telemetry.audit import AuditLog
 from stratmaster_router.upstream.breaker import State
-from stratmaster_router.upstream.health import Health as UpstreamHealth
+from stratmaster_router.upstream.client import Upstreams
 
 BridgeState = Literal["up", "down"]
 
@@ -30,6 +30,14 @@ class HopStatus(BaseModel):
     retry_after: float
 
 
+class EndpointStatus(BaseModel):
+    """An endpoint that is left alone: its place in the policy, the code of its failure, and for how many seconds."""
+
+    endpoint: str
+    code: str
+    retry_after: float
+
+
 class AuditStatus(BaseModel):
     """The last record of the audit log that this worker has written, and how many it could not write.
 
@@ -43,11 +51,12 @@ class AuditStatus(BaseModel):
 
 
 class Status(BaseModel):
-    """This worker: the policy in force, and every hop that it has called; `audit` where there is an audit log."""
+    """This worker: the policy in force, and its hops, what it leaves alone, and its audit log where it has one."""
 
     policy: str
     draining: bool
     hops: list[HopStatus]
+    parked: list[EndpointStatus]
     audit: AuditStatus | None = None
 
 
@@ -62,7 +71,7 @@ def ops_routes(
     draining: Callable[[], bool],
     bridge: Callable[[], Awaitable[BridgeState | None]],
     scrape: Callable[[], bytes],
-    upstreams: UpstreamHealth,
+    upstreams: Upstreams,
     audit: AuditLog,
 ) -> APIRouter:
     """The routes that need no credential; `scrape` gives the metrics in Prometheus's text format."""
@@ -96,9 +105,13 @@ def ops_routes(
                 breaker=_STATES[hop.state],
                 retry_after=round(hop.wait, 3),
             )
-            for hop in upstreams.states()
+            for hop in upstreams.health.states()
         ]
-        return Status(policy=policy_hash(), draining=draining(), hops=hops, audit=_audit_status(audit))
+        parked = [
+            EndpointStatus(endpoint=each.place, code=each.code, retry_after=round(each.wait, 3))
+            for each in upstreams.parked()
+        ]
+        return Status(policy=policy_hash(), draining=draining(), hops=hops, parked=parked, audit=_audit_status(audit))
 
     return router
 

@@ -19,7 +19,7 @@ from stratmaster_router.domain.routing import (
     Provider,
 )
 from stratmaster_router.policy.builtin import reach
-from stratmaster_router.policy.certificates import ReadFile, TlsTrouble
+from stratmaster_router.policy.certificates import ReadFile, TlsTrouble, expiring
 from stratmaster_router.policy.decide import DISABLED, screened
 from stratmaster_router.policy.patterns import compiled
 from stratmaster_router.policy.prices import find_price
@@ -241,6 +241,8 @@ def _provider_warnings(provider: Provider) -> Iterator[str]:
         return
     if provider.tls and provider.tls.stale:
         yield f"{place}: {provider.tls.stale}; what these files held before stays in use"
+    for warning in expiring(provider.tls) if provider.tls else ():
+        yield f"{place}: {warning}"
     for index, endpoint in enumerate(provider.endpoints):
         if endpoint.misconfigured:
             yield f"{place}.endpoints[{index}]: {endpoint.misconfigured}; it is left out"

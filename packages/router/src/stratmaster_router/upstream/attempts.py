@@ -6,7 +6,7 @@ from msgspec import Struct
 
 from stratmaster_router.domain.routing import Hop, Retries
 
-# The upstream says that the request itself is wrong: no other provider would be asked in vain (wire.md, "Errors").
+# The upstream says that the request itself is wrong: another provider would be asked in vain (wire.md, "Errors").
 CLIENT_FAULTS = frozenset({400, 413, 422})
 # The upstream says that it is the key: another one may do.
 REFUSED_KEY = frozenset({401, 403})
@@ -51,6 +51,22 @@ class Step(Struct, frozen=True):
     hop: int
     wait: float = 0.0
     retry: bool = False
+
+
+class HopFailed(Exception):
+    """A hop failed before its first byte: the next one may be tried. `retry_after` is in seconds.
+
+    `why` is for the operator's log, where there is more to say than the code and the status.
+    """
+
+    def __init__(
+        self, code: str, status: int | None = None, retry_after: float | None = None, *, why: str | None = None
+    ) -> None:
+        super().__init__(code)
+        self.why = why
+        self.code = code
+        self.status = status
+        self.retry_after = retry_after
 
 
 _FIRST = Step(0)

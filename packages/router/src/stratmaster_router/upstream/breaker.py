@@ -68,21 +68,23 @@ class Breaker:
             self._open_until = None
             self._failures.clear()
 
-    def failed(self, now: float, *, probe: bool) -> None:
-        """The hop has failed."""
+    def failed(self, now: float, *, probe: bool) -> bool:
+        """The hop has failed; whether that has opened the breaker, which was closed."""
         if probe:
             self._probing = False
             self._open_until = now + self.rule.open_for
-            return
+            return False
         if self._open_until is not None:
-            return  # begun before it opened
+            return False  # begun before it opened
         failures = self._failures
         failures.append(now)
         while failures[0] <= now - self.rule.window:
             failures.popleft()
-        if len(failures) >= self.rule.failures:
-            failures.clear()
-            self._open_until = now + self.rule.open_for
+        if len(failures) < self.rule.failures:
+            return False
+        failures.clear()
+        self._open_until = now + self.rule.open_for
+        return True
 
     def abandoned(self, *, probe: bool) -> None:
         """The call was given up before it could tell anything; another may be the probe."""

@@ -10,7 +10,7 @@ import contextlib
 import functools
 import random
 import ssl
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from time import monotonic
 
 import aiohttp
@@ -21,12 +21,14 @@ from aiohttp.client_reqrep import RequestInfo
 from aiohttp.connector import Connection
 from aiohttp.helpers import _EXC_SENTINEL, TimerNoop, get_env_proxy_for_url
 from aiohttp.http_exceptions import HttpProcessingError
+from msgspec import Struct
 from multidict import CIMultiDictProxy
 from yarl import URL
 
 from stratmaster_router.domain.routing import Endpoint, Provider, ProviderEndpoint, Secret
 from stratmaster_router.upstream.egress import Egress
 from stratmaster_router.upstream.health import Health
+from stratmaster_router.upstream.report import Report
 from stratmaster_router.upstream.tls import TlsUnusable, upstream_context
 
 # A connection that the upstream has closed is noticed before it is used; this only bounds how long idle ones are kept.
@@ -90,9 +92,17 @@ class UpstreamClient:
     """Sends requests to one endpoint of a provider."""
 
     def __init__(
-        self, provider: Provider, to: ProviderEndpoint, *, trust_env: bool, resolver: AbstractResolver | None
+        self,
+        provider: Provider,
+        to: ProviderEndpoint,
+        place: str,
+        *,
+        trust_env: bool,
+        resolver: AbstractResolver | None,
     ) -> None:
-        """Raises `Misconfigured`; needs a running loop."""
+        """`place` is where the policy has it. Raises `Misconfigured`; needs a running loop."""
+        self.place = place
+        self.parked_for = ""
         self._weight = to.weight
         self._parked_until = 0.0
         base = to.base_url.rstrip("/")
@@ -131,13 +141,15 @@ class UpstreamClient:
         """Connections in use, by weight."""
         return len(self._connector._acquired) / self._weight
 
-    def park(self, seconds: float) -> None:
-        """Leave this endpoint alone for so long, where the provider has another."""
+    def park(self, seconds: float, code: str) -> None:
+        """Leave this endpoint alone for so long, because of `code`, where the provider has another."""
         self._parked_until = monotonic() + seconds
+        self.parked_for = code
 
-    def parked(self, now: float) -> bool:
-        """Whether it is left alone at `now`."""
-        return now < self._parked_until
+    def parked(self, now: float) -> float:
+        """Seconds for which it is still left alone at `now`; 0 where it is not."""
+        left = self._parked_until - now
+        return left if left > 0 else 0.0
 
     async def connect(self, endpoint: Endpoint) -> Connection:
         """A connection for one request. Raises aiohttp.ClientError, OSError, TimeoutError."""
@@ -223,6 +235,14 @@ def _info(request: ClientRequest) -> RequestInfo:
     return RequestInfo(request.url, request.method, CIMultiDictProxy(request.headers), request.original_url)
 
 
+class ParkedEndpoint(Struct, frozen=True):
+    """An endpoint that is left alone for `wait` seconds more, since it failed with `code`; `place` is in the policy."""
+
+    place: str
+    code: str
+    wait: float
+
+
 class Pool:
     """The clients of one provider, one for each of its endpoints that can be called."""
 
@@ -231,9 +251,15 @@ class Pool:
         if provider.misconfigured is not None:
             raise Misconfigured(provider.misconfigured)
         self.provider = provider
-        usable = [to for to in provider.reached_at if to.misconfigured is None]
-        self.clients = [UpstreamClient(provider, to, trust_env=trust_env, resolver=resolver) for to in usable]
-        self._weights = [to.weight for to in usable]
+        usable = {
+            f"providers.{provider.name}.endpoints[{index}]" if provider.endpoints else f"providers.{provider.name}": to
+            for index, to in enumerate(provider.reached_at)
+            if to.misconfigured is None
+        }
+        self.clients = [
+            UpstreamClient(provider, to, place, trust_env=trust_env, resolver=resolver) for place, to in usable.items()
+        ]
+        self._weights = [to.weight for to in usable.values()]
 
     def choose(self) -> UpstreamClient:
         """The less loaded of two that are chosen at random by weight, from those that are not parked."""
@@ -264,6 +290,7 @@ class Upstreams:
 
     def __init__(self, *, trust_env: bool = False, resolver: AbstractResolver | None = None) -> None:
         self.health = Health()
+        self.report = Report()
         self._trust_env = trust_env
         self._resolver = resolver
         self._pools: dict[str, Pool] = {}
@@ -287,6 +314,14 @@ class Upstreams:
             self._retire(pool)
         self._pools[provider.name] = fresh
         return fresh
+
+    def parked(self) -> Iterator[ParkedEndpoint]:
+        """Every endpoint that is left alone although its provider has others."""
+        now = monotonic()
+        for pool in self._pools.values():
+            for client in pool.clients if pool.provider.endpoints else ():
+                if client.parked(now):
+                    yield ParkedEndpoint(client.place, client.parked_for, client.parked(now))
 
     def _retire(self, pool: Pool) -> None:
         """Close `pool` when no request of the former policy can be under way on it any more."""

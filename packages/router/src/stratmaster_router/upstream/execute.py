@@ -3,9 +3,9 @@
 import asyncio
 import random
 from collections.abc import Mapping
+from functools import partial
 from time import monotonic, perf_counter
 
-import aiohttp
 from msgspec import Struct
 
 from stratmaster_router.domain.errors import (
@@ -14,21 +14,21 @@ from stratmaster_router.domain.errors import (
     DeadlineExceeded,
     Draining,
     RouterError,
-    StreamBroken,
     UpstreamRejected,
 )
 from stratmaster_router.domain.routing import Decision, Endpoint, Hop
-from stratmaster_router.upstream.attempts import REFUSED_KEY, Attempt, Step, next_step, shortest_wait
+from stratmaster_router.upstream.attempts import REFUSED_KEY, Attempt, HopFailed, Step, next_step, shortest_wait
 from stratmaster_router.upstream.breaker import Breaker
 from stratmaster_router.upstream.client import Misconfigured, UpstreamClient, UpstreamResponse, Upstreams
-from stratmaster_router.upstream.egress import EgressDenied
+from stratmaster_router.upstream.failures import meaning
 from stratmaster_router.upstream.race import CANCELLED, Leg, Race
-from stratmaster_router.upstream.response import HopFailed, check_head, read_body
-from stratmaster_router.upstream.stream import NETWORK_FAILURES, UpstreamStream, forget_frames
+from stratmaster_router.upstream.report import Report
+from stratmaster_router.upstream.response import check_head, read_body
+from stratmaster_router.upstream.stream import UpstreamStream, forget_frames
 from stratmaster_router.upstream.tls import handshake_failed
 from stratmaster_router.upstream.trip import Exposure, Hold, HopRemoved, Reply, Trip
-from stratmaster_router.upstream.watch import PhaseExpired, Watch
-from stratmaster_router.wire.answer import BadAnswer, StreamReader, read_answer
+from stratmaster_router.upstream.watch import Watch
+from stratmaster_router.wire.answer import StreamReader, read_answer
 from stratmaster_router.wire.envelope import Envelope
 
 _BREAKER_OPEN = "breaker_open"
@@ -152,20 +152,22 @@ class _Walk(Struct):
         began = leg.began = perf_counter()
         try:
             pool = self.upstreams.pool(hop.provider)
-        except Misconfigured:
+        except Misconfigured as error:
             trip.record(step, hop, began, None, "upstream_misconfigured")
+            place = f"providers.{hop.provider.name}"
+            self.upstreams.report.failed(hop, place, HopFailed("upstream_misconfigured", why=str(error)))
             return None
         client = pool.choose()
         probe = breaker.begin(monotonic())
         try:
             reply = await self._call(hop, client, body, leg)
         except HopFailed as failure:
-            _tell(breaker, client, hop, failure, probe=probe)
+            _tell(self.upstreams.report, breaker, client, hop, failure, probe=probe)
             spare = pool.spare(client)
             trip.record(step, hop, began, failure.status, failure.code, failure.retry_after, spare=spare)
             return None
         except UpstreamRejected as rejected:
-            breaker.succeeded(probe=probe)
+            self._well(hop, breaker, probe=probe)
             trip.record(step, hop, began, rejected.status, "upstream_rejected")
             raise
         except BaseException as failure:
@@ -174,12 +176,17 @@ class _Walk(Struct):
             if code is not None:
                 trip.record(step, hop, began, None, code)
             raise
-        breaker.succeeded(probe=probe)
+        self._well(hop, breaker, probe=probe)
         if reply.stream is not None:
-            reply.stream.broken = lambda: breaker.failed(monotonic(), probe=False)
+            reply.stream.broken = partial(_broken, self.upstreams.report, breaker, client, hop)
         if not leg.raced:
             trip.record(step, hop, began, 200, None)
         return reply
+
+    def _well(self, hop: Hop, breaker: Breaker, *, probe: bool) -> None:
+        if probe:
+            breaker.succeeded(probe=True)
+            self.upstreams.report.closed(hop)
 
     def _open(self, step: Step, hop: Hop, breaker: Breaker) -> bool:
         wait = breaker.wait(monotonic())
@@ -214,22 +221,32 @@ class _Walk(Struct):
                 response.close()
             elif handshake_failed(failure):
                 leg.exposure = _NOTHING  # what was sent has not been read: no server does before the handshake's end
-            raise _meaning(failure, response, watch, connected=connected) from None
+            raise meaning(failure, response, watch, connected=connected) from None
 
 
-def _tell(breaker: Breaker, client: UpstreamClient, hop: Hop, failure: HopFailed, *, probe: bool) -> None:
-    """Let those know of a failure who keep later requests from the same."""
+def _tell(
+    report: Report, breaker: Breaker, client: UpstreamClient, hop: Hop, failure: HopFailed, *, probe: bool
+) -> None:
+    """Let those know of a failure who keep later requests from the same, and the operator."""
     now = monotonic()
     if failure.status == 429:
         breaker.abandoned(probe=probe)  # busy, not ill
-    else:
-        breaker.failed(now, probe=probe)
+    elif breaker.failed(now, probe=probe):
+        report.opened(hop, failure)
     if failure.retry_after is not None and failure.retry_after > hop.provider.retries.backoff_max:
         breaker.park(now, failure.retry_after)
+    parked = None
     if failure.status in REFUSED_KEY:
-        client.park(_BAD_KEY)
+        parked = _BAD_KEY
     elif failure.code in _UNREACHED:
-        client.park(hop.provider.breaker.open_for)
+        parked = hop.provider.breaker.open_for
+    if parked is not None:
+        client.park(parked, failure.code)
+    report.failed(hop, client.place, failure, parked if hop.provider.endpoints else None)
+
+
+def _broken(report: Report, breaker: Breaker, client: UpstreamClient, hop: Hop, code: str) -> None:
+    _tell(report, breaker, client, hop, HopFailed(code, 200), probe=False)
 
 
 def _sooner(one: HopRemoved, other: HopRemoved) -> bool:
@@ -242,33 +259,6 @@ _GIVEN_UP: dict[type[BaseException], str] = {
     Draining: "draining",
     ClientDisconnected: "client_disconnected",
 }
-
-
-def _meaning(
-    failure: BaseException, response: UpstreamResponse | None, watch: Watch, *, connected: bool
-) -> BaseException:
-    """Translate what went wrong in a hop before it committed."""
-    status = None if response is None else response.status
-    if isinstance(failure, asyncio.CancelledError):
-        meant = watch.interruption(failure)
-        if isinstance(meant, PhaseExpired):
-            return HopFailed("upstream_timeout" if connected else "upstream_connect_timeout", status)
-        return meant
-    if isinstance(failure, (BadAnswer, StreamBroken)):
-        return HopFailed(failure.code, status)
-    if isinstance(failure, aiohttp.ConnectionTimeoutError):
-        return HopFailed("upstream_connect_timeout")
-    if response is None and handshake_failed(failure):
-        forget_frames(failure)
-        return HopFailed("upstream_tls_failed")
-    if isinstance(failure, aiohttp.ClientConnectorError) and isinstance(failure.os_error, EgressDenied):
-        return HopFailed("upstream_egress_denied")
-    if isinstance(failure, (aiohttp.ClientConnectorError, UnicodeError)):  # a host name may not be encodable
-        return HopFailed("upstream_connect_failed")
-    if isinstance(failure, NETWORK_FAILURES):
-        forget_frames(failure)
-        return HopFailed("upstream_disconnected", status)
-    return failure
 
 
 def _exhausted(attempts: list[Attempt]) -> AllProvidersUnavailable:

@@ -8,23 +8,13 @@ from msgspec import Struct
 
 from stratmaster_router.domain.errors import UpstreamRejected
 from stratmaster_router.domain.routing import Hop, Provider
-from stratmaster_router.upstream.attempts import CLIENT_FAULTS, failure_code
+from stratmaster_router.upstream.attempts import CLIENT_FAULTS, HopFailed, failure_code
 from stratmaster_router.upstream.client import UpstreamResponse
 from stratmaster_router.upstream.watch import Watch
 
 LARGEST_ANSWER = 128 * 1024 * 1024  # bytes of an answer that is held in memory until it is whole
 _LARGEST_ERROR = 64 * 1024
 _LONGEST_MESSAGE = 2_000
-
-
-class HopFailed(Exception):
-    """A hop failed before its first byte: the next one may be tried. `retry_after` is in seconds."""
-
-    def __init__(self, code: str, status: int | None = None, retry_after: float | None = None) -> None:
-        super().__init__(code)
-        self.code = code
-        self.status = status
-        self.retry_after = retry_after
 
 
 async def check_head(response: UpstreamResponse, hop: Hop, watch: Watch, *, stream: bool) -> bytes:
@@ -102,6 +92,14 @@ async def _refusal(response: UpstreamResponse, hop: Hop, watch: Watch) -> Except
     response.close()
     if status not in CLIENT_FAULTS:
         return HopFailed(failure_code(status), status, _retry_after(response))
+    if not body.lstrip().startswith(b"{"):
+        # Not the API's word on the request but that of a server before it. nginx ends a handshake well and then says
+        # by such a page that it wants another client certificate.
+        if b"SSL certificate" in body:
+            return HopFailed(
+                "upstream_tls_failed", status, why="it does not accept the client certificate, or wants one"
+            )
+        return HopFailed("upstream_invalid_response", status)
     try:
         error = _decode_error(body).error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

@@ -21,7 +21,7 @@ _KEEP_ALIVE = 15.0
 _LAST_BYTES = 1.0
 
 
-def _ignore() -> None:
+def _ignore(_: str) -> None:
     """Nobody wants to know."""
 
 
@@ -56,8 +56,8 @@ class UpstreamStream:
         self._waited = 0.0
         self._last_by: float | None = None
         self._ended = False
-        # Told when the stream breaks by the upstream's fault.
-        self.broken: Callable[[], None] = _ignore
+        # Told the code when the stream breaks by the upstream's fault.
+        self.broken: Callable[[str], None] = _ignore
 
     @property
     def least(self) -> int:
@@ -117,11 +117,11 @@ class UpstreamStream:
             if reader.complete and isinstance(failure, _TOO_LATE_TO_MATTER):
                 return b""
             if isinstance(failure, NETWORK_FAILURES):
-                self.broken()
+                self.broken("upstream_stream_truncated")
                 forget_frames(failure)
                 raise reader.truncated() from None
             if isinstance(failure, StreamBroken):
-                self.broken()
+                self.broken(failure.code)
             raise
 
     def _last_bytes(self) -> float:
