@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from support.acts import DONE, FINISH
 from support.calls import identified
-from support.canaries import CANARIES
+from support.canaries import CANARIES, TOLD
 from support.processes import Line, Served, serving, wait_until
 from support.scripted import Exchange, running_scripted
 
-ALL = " and ".join(CANARIES.values())
+ALL = " and ".join(TOLD.values())
 UPSTREAM_KEY = "sk-canary-upstream-key-0123456789"
 PEPPER = "canary-pepper-0123456789abcdef0123456789"
 HIDDEN = {**CANARIES, "upstream_key": UPSTREAM_KEY, "pepper": PEPPER}
@@ -48,7 +48,7 @@ TEXTS: dict[str, dict[str, Any]] = {
         "x_unknown": {ALL: ALL},
     },
     "completions": {"prompt": ALL, "suffix": ALL, "user": CANARIES["email"]},
-    "embeddings": {"input": [ALL, *CANARIES.values()]},
+    "embeddings": {"input": [ALL, *TOLD.values()]},
 }
 PATHS = {"chat": "/v1/chat/completions", "completions": "/v1/completions", "embeddings": "/v1/embeddings"}
 

@@ -179,7 +179,9 @@ def test_no_upstream_is_asked_that_may_not_have_the_request(
     asked = {exchange.path.split("/")[1] for exchange in upstream.exchanges[before:]}
     assert answer.status == 200
     assert answer.headers["x-router-provider"] == "own"
-    assert asked == MAY_HAVE_RAW if request.raw else asked == {*MAY_HAVE_RAW, "strict", "spare"}
+    allowed = MAY_HAVE_RAW if request.raw else {*MAY_HAVE_RAW, "strict", "spare"}
+    assert asked <= allowed
+    assert asked >= allowed - {"slow"}  # which may be overtaken before it has read anything
 
 
 def test_every_provider_is_asked_where_there_is_no_document(upstream: Scripted, tmp_path: Path) -> None:

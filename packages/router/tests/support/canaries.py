@@ -48,3 +48,8 @@ PERSONAL = {
     "ipv6": "2001:db8:85a3::8a2e:370:7334",
 }
 CANARIES = SECRETS | PERSONAL
+
+# What looks like any other word or number is found by what stands before it (docs/redaction.md).
+_CONTEXTS = {"aws_secret": "aws_secret_access_key={}", "bsn": "BSN {}"}
+TOLD = {name: _CONTEXTS.get(name, "{}").format(value) for name, value in CANARIES.items()}
+"""Each canary as people and programs would write it."""

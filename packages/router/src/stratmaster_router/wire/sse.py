@@ -85,9 +85,10 @@ def with_data(event: bytes, data: bytes) -> bytes:
     for line in re.findall(rb"[^\r\n]*(?:\r\n|\n|\r)|[^\r\n]+", event.removeprefix(_BOM)):
         text = line.rstrip(b"\r\n")
         if text.partition(b":")[0] == b"data":
-            line = fresh + line[len(text) :] if fresh else b""  # noqa: PLW2901
+            kept += fresh + line[len(text) :] if fresh else b""
             fresh = b""
-        kept += line
+        else:
+            kept += line
     return kept
 
 

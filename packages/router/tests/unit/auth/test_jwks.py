@@ -55,7 +55,7 @@ NUMBERS = "cannot be used: its numbers are no public key"
 LEFT_OUT: dict[str, tuple[dict[str, Any], str]] = {
     "a private key": (ES.jwk(d="AAAA"), "is a private key: whoever can read this document can sign"),
     "a short RSA key": (
-        Signer("RS256", "short", rsa.generate_private_key(65537, 1024)).jwk(),  # noqa: S505 # that is the point
+        Signer("RS256", "short", rsa.generate_private_key(65537, 1024)).jwk(),  # noqa: S505  # that is the point
         BITS.format(1024),
     ),
     "a point that is on no curve": (ES.jwk(x=number(1, 32), y=number(1, 32)), NUMBERS),

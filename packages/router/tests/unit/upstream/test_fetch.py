@@ -78,7 +78,10 @@ async def test_answer_that_is_not_the_document_fails(authority: CA, script: Scri
 
 async def test_document_of_just_the_limit_is_fetched(authority: CA) -> None:
     """The limit is the largest size that is taken."""
-    script: Script = lambda exchange: exchange.answer(b"x" * LIMIT)  # noqa: E731
+
+    def script(exchange: Exchange) -> None:
+        exchange.answer(b"x" * LIMIT)
+
     with running_scripted(script, server_context(authority.issue_cert("localhost"))) as server:
         assert await fetch(f"{server.url}/jwks", LIMIT, WITHIN) == b"x" * LIMIT
 
