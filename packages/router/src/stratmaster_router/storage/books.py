@@ -24,7 +24,7 @@ _LEDGER = ["time", *LedgerRow.__struct_fields__]
 
 # SQLite works in a thread of the router's own process, where each step of a statement gives the interpreter away and
 # waits for it again, so rows are written by few statements: of so many rows, and of half, a quarter … of them.
-_AT_ONCE = 512
+_AT_ONCE = 128
 
 # The rows of accounts are locked in the order of their keys, so that no two transactions wait for each other.
 _read = (
