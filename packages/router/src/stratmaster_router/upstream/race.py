@@ -59,7 +59,8 @@ class Race:
         main, trip = self._main, self._trip
         began, waited = perf_counter(), trip.upstream_seconds
         main.began = 0.0
-        timer = asyncio.get_running_loop().call_later(after, self._start)
+        # Not a timer of its own: making and cancelling one costs more than all the rest of a hedge that is not needed.
+        main.watch.call_after(after, self._start)
         reply: Reply | None = None
         wanted = False
         try:
@@ -68,7 +69,7 @@ class Race:
             except Overtaken:
                 pass
             finally:
-                timer.cancel()
+                main.watch.call_nobody()
                 self._may_win = False
             if self._task is None:
                 return reply
@@ -89,7 +90,7 @@ class Race:
         return taken
 
     def _start(self) -> None:
-        """Ask the hedge; called by the timer."""
+        """Ask the hedge; called where the first hop takes long."""
         main = self._main
         if not main.began:
             return  # what waits for its limits is not slow, and has nothing yet that the other one could share

@@ -33,7 +33,19 @@ class Watch:
     `started` is when the request began, in seconds of the monotonic clock.
     """
 
-    __slots__ = ("_attempt_ends", "_cause", "_deadline", "_dog", "_ends", "_listener", "_receive", "_task", "started")
+    __slots__ = (
+        "_alarm",
+        "_alarm_at",
+        "_attempt_ends",
+        "_cause",
+        "_deadline",
+        "_dog",
+        "_ends",
+        "_listener",
+        "_receive",
+        "_task",
+        "started",
+    )
 
     def __init__(self, dog: "Watchdog", task: asyncio.Task[Any], now: float) -> None:
         self._dog = dog
@@ -45,6 +57,8 @@ class Watch:
         self._ends = float("inf")
         self._attempt_ends = float("inf")
         self._deadline = float("inf")
+        self._alarm: Callable[[], None] | None = None
+        self._alarm_at = 0.0
 
     def end_by(self, seconds: float) -> None:
         """Set the total deadline, counted from the request's beginning."""
@@ -86,6 +100,14 @@ class Watch:
         """End the phase; only the total deadline is left."""
         self._deadline = self._ends
 
+    def call_after(self, seconds: float, alarm: Callable[[], None]) -> None:
+        """Call `alarm` once, so many seconds from now and a tick later at the most; it takes the place of a former."""
+        self._alarm, self._alarm_at = alarm, monotonic() + seconds
+
+    def call_nobody(self) -> None:
+        """Forget the alarm."""
+        self._alarm = None
+
     def listen(self, receive: Receive) -> None:
         """From now on notice when the client goes away. The request's body must have been read."""
         self._receive = receive
@@ -125,6 +147,9 @@ class Watch:
             self.interrupt(DeadlineExceeded if now >= self._ends else PhaseExpired)
         elif self._receive is not None and self._listener is None and now - self.started >= TICK:
             self._listener = asyncio.create_task(self._listen(self._receive))
+        if self._alarm is not None and now >= self._alarm_at:
+            alarm, self._alarm = self._alarm, None
+            alarm()
 
     def interrupt(self, cause: type[Exception]) -> None:
         """Cancel the task, which is to learn `cause` by `interruption`; nothing while it has not learnt another."""
