@@ -91,8 +91,8 @@ tenants:
 
 
 # Three accounts, far from their caps; and at the cap, which is all in use as soon as one request is under way.
-_LIMITS = "tpm: 1000000000000, max_parallel: 100000, budget_usd_month: 1000000000"
-_AT_THE_CAP = "tpm: 1000000000000, max_parallel: 1, budget_usd_month: 1000000000"
+_LIMITS = "tpm: 1000000000, max_parallel: 100000, budget_usd_month: 1000000"
+_AT_THE_CAP = "tpm: 1000000000, max_parallel: 1, budget_usd_month: 1000000"
 
 
 _NATIVE = "wire: openai"
