@@ -170,21 +170,21 @@ class Limiter:
 
     async def _run(self) -> None:
         while not self._closing:
-            await self._next_turn()
-            now = time.monotonic()
-            interval = now - self._last >= INTERVAL
-            if now - self._expired >= 1.0:
-                self._expired = now
-                self.leases.expire(self.now())
-            if (
-                not self._waiting
-                and not self._rows
-                and self._unanswered is None
-                and self.leases.idle
-                and now - self._last < _IDLE
-            ):
-                continue
             try:
+                await self._next_turn()
+                now = time.monotonic()
+                interval = now - self._last >= INTERVAL
+                if now - self._expired >= 1.0:
+                    self._expired = now
+                    self.leases.expire(self.now())
+                if (
+                    not self._waiting
+                    and not self._rows
+                    and self._unanswered is None
+                    and self.leases.idle
+                    and now - self._last < _IDLE
+                ):
+                    continue
                 await self._exchange(interval=interval)
                 if now - self._reaped >= LEASE / 2 and now - self._steady_since >= LEASE:
                     # Only after having been in touch for a whole lease: after an outage every lease has run out, and
@@ -226,6 +226,8 @@ class Limiter:
         """Let those who wait have what has come free here, each account's in their order."""
         missed: set[Lease] = set()
         for each in list(self._waiting):
+            if each.answer.done():
+                continue  # its client has just left, and has had no time yet to say so
             leases = [lease for lease, _ in each.needs]
             if missed.isdisjoint(leases) and self.leases.take_in_turn(each.needs):
                 self._answer(each)
@@ -273,7 +275,7 @@ class Limiter:
         """Answer those who waited: granted, or refused where waiting on would be of no use."""
         now = time.monotonic()
         for each, lacking in zip(waiting, outcome.lacking, strict=True):
-            if each not in self._waiting:
+            if each not in self._waiting or each.answer.done():
                 if lacking is None:
                     self.settle(each.needs)  # given up while it was being granted
             elif lacking is None:
@@ -318,6 +320,8 @@ class Limiter:
                     lease.free = lease.start = lease.low = 0
         for each in list(self._waiting):
             self._dismiss(each)
+            if each.answer.done():
+                continue
             try:
                 self._reserve_without_store(each.needs)
             except RouterError as error:

@@ -202,3 +202,22 @@ async def test_a_request_that_gives_up_while_waiting_holds_nothing(store: Memory
             await second
         limiter.settle(first)
         await limiter.reserve(needs(limiter, (BUDGET, 10_000)))
+
+
+async def test_client_that_leaves_while_it_is_served_stops_nobody_else(store: MemoryStore) -> None:
+    """It is let go in the moment in which its turn comes: the exchanges go on, and the money is the next one's."""
+    async with limiting(store) as limiter:
+        held = needs(limiter, (BUDGET, 9_000))
+        await limiter.reserve(held)
+        leaves = asyncio.create_task(limiter.reserve(needs(limiter, (BUDGET, 8_000))))
+        stays = asyncio.create_task(limiter.reserve(needs(limiter, (BUDGET, 7_000))))
+        await asyncio.sleep(INTERVAL / 4)
+        assert not leaves.done()
+        assert not stays.done()
+        limiter.settle(held)
+        leaves.cancel()  # after those who wait have been called, and before it runs itself
+        await asyncio.wait_for(stays, 5)
+        with pytest.raises(asyncio.CancelledError):
+            await leaves
+        limiter.settle(needs(limiter, (BUDGET, 7_000)), nanousd=1_000)
+        await asyncio.wait_for(limiter.reserve(needs(limiter, (BUDGET, 9_000))), 5)
