@@ -5,13 +5,18 @@ Run by the harness with the router's own interpreter.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from typing import cast
 
 from stratmaster_router.domain.routing import Hop, Provider
-from stratmaster_router.upstream.attempts import next_step
+from stratmaster_router.upstream.attempts import Step, next_step
 from stratmaster_router.upstream.health import Health
+from stratmaster_router.upstream.race import Leg, Race
+from stratmaster_router.upstream.trip import Hold, Reply, Trip
+from stratmaster_router.upstream.watch import Watchdog
 
 _CALLS = 2_000
 _TIMES = 50
@@ -46,5 +51,32 @@ def _failure_logic() -> Callable[[], None]:
     return one_request
 
 
+async def _hedge() -> float:
+    """What a hedge costs that is on and not needed: the first hop answers at once."""
+    hop = Hop(Provider("bench", "openai", "http://127.0.0.1"), "model")
+    reply = Reply(hop, b"application/json", b"{}")
+    watch = Watchdog().watch()
+    # Nobody asks the hold: only a hedge that has begun takes a part of it.
+    leg, trip, step = Leg(watch, cast(Hold, None)), Trip([]), Step(0)
+
+    async def ask(_: Step, __: Leg) -> Reply | None:
+        return reply
+
+    async def least(once: Callable[[], Awaitable[object]]) -> float:
+        shortest = float("inf")
+        for _ in range(_TIMES):
+            began = time.perf_counter()
+            for _ in range(_CALLS):
+                await once()
+            shortest = min(shortest, time.perf_counter() - began)
+        return shortest / _CALLS * 1e6
+
+    raced = await least(lambda: Race(ask, leg, trip, step).run(5.0))
+    asked = await least(lambda: ask(step, leg))
+    watch.close()
+    return raced - asked
+
+
 if __name__ == "__main__":
-    print(json.dumps({"failure_logic_us": _microseconds(_failure_logic()) - _microseconds(lambda: None)}))
+    logic = _microseconds(_failure_logic()) - _microseconds(lambda: None)
+    print(json.dumps({"failure_logic_us": logic, "hedge_us": asyncio.run(_hedge())}))
