@@ -14,28 +14,17 @@ from stratmaster_router.storage.database import Database, database_now, database
 from stratmaster_router.storage.keys import ApiKeyStore
 from stratmaster_router.storage.tables import api_keys, key_state
 from support.database import execute
-from support.keys import OTHER_PEPPER, PEPPER
+from support.keys import OTHER_PEPPER, PEPPER, Clock
 
 # 2026-11-24T08:00:00Z
 MORNING = 1_795_507_200_000_000
 HOUR = 3_600_000_000
 
 
-class Clock:
-    """The time of the database, in microseconds."""
-
-    def __init__(self) -> None:
-        self.now = MORNING
-
-    def __call__(self) -> int:
-        """What it shows."""
-        return self.now
-
-
 @pytest.fixture
 def clock() -> Clock:
     """Eight in the morning."""
-    return Clock()
+    return Clock(MORNING)
 
 
 @pytest.fixture

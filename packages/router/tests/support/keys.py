@@ -34,6 +34,17 @@ tenants:
 """
 
 
+class Clock:
+    """The time of the database, in microseconds."""
+
+    def __init__(self, now: int) -> None:
+        self.now = now
+
+    def __call__(self) -> int:
+        """What it shows."""
+        return self.now
+
+
 @contextlib.contextmanager
 def running_with_keys(folder: Path, policy: str, **settings: Any) -> Iterator[RunningRouter]:
     """A router in `folder` with self-service keys and the administrator `root`, whose key is `ADMIN_KEY`."""

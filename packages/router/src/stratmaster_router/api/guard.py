@@ -123,7 +123,8 @@ class Guard:
                 try:
                     visit = self._judge(headers, settlement)
                 except InvalidAssertion as refused:
-                    visit = await self._judge_again(refused, headers, settlement)
+                    await self._renew_keys(refused)
+                    visit = self._judge(headers, settlement)
                 await endpoint(visit, receive, send)
             else:
                 await self._through_fastapi(scope, receive, send, headers, settlement)
@@ -154,21 +155,13 @@ class Guard:
         )
         return Visit(headers, caller, settlement)
 
-    async def _judge_again(
-        self, refused: InvalidAssertion, headers: Mapping[bytes, bytes], settlement: Settlement
-    ) -> Visit:
-        """Judge an assertion once more if its issuer may have new keys. Here, so that no other request waits."""
+    async def _renew_keys(self, refused: InvalidAssertion) -> None:
+        """Look whether the issuer of an assertion has new keys, so that it is worth judging once more.
+
+        Raises `refused` where that is of no use.
+        """
         if refused.keys_of is None or not await self._look_again(refused.keys_of):
             raise refused
-        return self._judge(headers, settlement)
-
-    async def _administrator(self, authorization: bytes | None) -> Administrator:
-        try:
-            return self._judge_administrator(authorization)
-        except InvalidAssertion as refused:
-            if refused.keys_of is None or not await self._look_again(refused.keys_of):
-                raise
-        return self._judge_administrator(authorization)
 
     async def _through_fastapi(
         self, scope: Scope, receive: Receive, send: Send, headers: Mapping[bytes, bytes], settlement: Settlement
@@ -177,14 +170,20 @@ class Guard:
         scope["state"]["settlement"] = settlement
         expires = None
         if administrative(scope["path"]):
-            administrator = await self._administrator(headers.get(b"authorization"))
+            authorization = headers.get(b"authorization")
+            try:
+                administrator = self._judge_administrator(authorization)
+            except InvalidAssertion as refused:
+                await self._renew_keys(refused)
+                administrator = self._judge_administrator(authorization)
             scope["state"]["administrator"] = administrator
             settlement.credential = f"administrator:{administrator.name}"
         elif guarded(scope["path"]):
             try:
                 visit = self._judge(headers, settlement)
             except InvalidAssertion as refused:
-                visit = await self._judge_again(refused, headers, settlement)
+                await self._renew_keys(refused)
+                visit = self._judge(headers, settlement)
             scope["state"]["visit"] = visit
             expires = visit.caller.principal.expires
 

@@ -205,7 +205,8 @@ class Watchdog:
         if not self._open:
             self._ticking = False
             return
+        # First, so that whatever one request's check or alarm raises, the deadlines of all others are kept.
+        asyncio.get_running_loop().call_later(TICK, self._tick)
         now = monotonic()
         for watch in [*self._open, *self._parts]:
             watch.check(now)
-        asyncio.get_running_loop().call_later(TICK, self._tick)

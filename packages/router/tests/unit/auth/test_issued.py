@@ -10,27 +10,16 @@ from stratmaster_router.auth.store import DAY
 from stratmaster_router.domain.errors import ExpiredApiKey, KeyStoreUnavailable
 from stratmaster_router.domain.routing import Principal
 from structlog.testing import capture_logs
-from support.keys import OTHER_PEPPER, PEPPER, MemoryKeys
+from support.keys import OTHER_PEPPER, PEPPER, Clock, MemoryKeys
 
 # 2026-11-24T12:00:00Z
 NOON = 1_795_521_600_000_000
 
 
-class Clock:
-    """The database's time, in microseconds."""
-
-    def __init__(self) -> None:
-        self.now = NOON
-
-    def __call__(self) -> int:
-        """What it shows."""
-        return self.now
-
-
 @pytest.fixture
 def clock() -> Clock:
     """Noon."""
-    return Clock()
+    return Clock(NOON)
 
 
 @pytest.fixture
