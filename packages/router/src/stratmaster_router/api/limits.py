@@ -12,7 +12,7 @@ from stratmaster_router.limits.leases import Lease
 
 _PLENTY = 2**63
 _REQUEST_LINES, _TOKEN_LINES = (
-    b"x-ratelimit-limit-%b: %%d\r\nx-ratelimit-remaining-%b: %%d\r\nx-ratelimit-reset-%b: %%b\r\n" % (name, name, name)
+    b"x-ratelimit-limit-%b: %%d\r\nx-ratelimit-remaining-%b: %%d\r\nx-ratelimit-reset-%b: " % (name, name, name)
     for name in (b"requests", b"tokens")
 )
 _USD, _TOKENS, _PARALLEL = Metric.USD, Metric.TOKENS, Metric.PARALLEL
@@ -37,19 +37,21 @@ def limit_lines(leases: Iterable[Lease], now: int) -> bytes:
             requests, of_requests = room, lease.account.limit
     lines = b""
     if of_requests:
-        lines = _REQUEST_LINES % _rate(of_requests, requests)
+        lines = _rate(_REQUEST_LINES, of_requests, requests)
     if of_tokens:
-        lines += _TOKEN_LINES % _rate(of_tokens, tokens)
+        lines += _rate(_TOKEN_LINES, of_tokens, tokens)
     if budget is not _PLENTY:
-        lines += b"x-router-budget-remaining-usd: %d.%09d\r\n" % divmod(max(0, budget), NANO_DOLLARS)
+        lines += b"x-router-budget-remaining-usd: %d.%09d\r\n" % divmod(budget if budget > 0 else 0, NANO_DOLLARS)
     return lines
 
 
-def _rate(limit: int, room: int) -> tuple[int, int, bytes]:
-    """What is allowed, what is left, and when all of it is back."""
+def _rate(lines: bytes, limit: int, room: int) -> bytes:
+    """`lines` with what is allowed, what is left, and when all of it is back."""
     left = room if room > 0 else 0  # noqa: FURB136  # max() is a call
     reset = (limit - left) * 60_000 // limit
-    return limit, left, b"%dms" % reset if reset < 1000 else _duration(reset)
+    if reset < 1000:  # noqa: PLR2004  # milliseconds
+        return lines % (limit, left) + b"%dms\r\n" % reset
+    return lines % (limit, left) + _duration(reset)
 
 
 def _duration(milliseconds: int) -> bytes:
@@ -57,7 +59,7 @@ def _duration(milliseconds: int) -> bytes:
     minutes, rest = divmod(milliseconds, 60_000)
     seconds = b"%d.%03d" % divmod(rest, 1000)
     seconds = seconds.rstrip(b"0").rstrip(b".")
-    return b"%dm%bs" % (minutes, seconds) if minutes else seconds + b"s"
+    return b"%dm%bs\r\n" % (minutes, seconds) if minutes else seconds + b"s\r\n"
 
 
 def limit_details(error: LimitExceeded | RequestExceedsLimit) -> dict[str, Any]:

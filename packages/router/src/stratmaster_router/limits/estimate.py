@@ -5,7 +5,7 @@ for OpenAI's models.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from importlib.machinery import EXTENSION_SUFFIXES, ExtensionFileLoader
 from importlib.util import find_spec, module_from_spec, spec_from_loader
@@ -137,9 +137,8 @@ def input_bound(body: bytes, model: str = "", fields: Mapping[str, Any] | None =
     bound = len(body)
     if fields is None:
         fields = _read(body)
-    if "messages" in fields:
-        for data, tokens in _media(fields, model):
-            bound += tokens - len(data)
+    for data, tokens in _media(fields, model):
+        bound += tokens - len(data)
     return bound
 
 
@@ -151,15 +150,22 @@ def _read(body: bytes) -> Mapping[str, Any]:
     return fields if type(fields) is dict else {}
 
 
-def _media(fields: Mapping[str, Any], model: str) -> Iterator[tuple[str, int]]:
+def _media(fields: Mapping[str, Any], model: str) -> Iterable[tuple[str, int]]:
     """Each picture and sound of a chat: its base64, and the most input tokens of it.
 
     The messages are walked each time, because a search of the body for the types misses those with escapes in them,
     and takes longer.
     """
-    picture = IMAGE_TOKENS if model and "4o-mini" not in model else MINI_IMAGE_TOKENS
     messages = fields.get("messages")
     for message in messages if type(messages) is list else ():
+        if type(message) is dict and type(message.get("content")) is list:
+            return _media_of(messages, model)
+    return ()
+
+
+def _media_of(messages: list[Any], model: str) -> Iterator[tuple[str, int]]:
+    picture = IMAGE_TOKENS if model and "4o-mini" not in model else MINI_IMAGE_TOKENS
+    for message in messages:
         content = message.get("content") if type(message) is dict else None
         if type(content) is list:
             for part in content:

@@ -34,7 +34,8 @@ class Lease:
     """This process's part of one account.
 
     `start` and `low` are what was free after the last exchange and at the least since: their difference is how much
-    is needed at hand, and `target` is what shall be free after an exchange. `queue` is above zero while requests wait
+    is needed at hand, and `target` is what shall be free after an exchange. `base` is the limit without what requests
+    of other processes had reserved when the account was last seen. `queue` is above zero while requests wait
     for the database, so that no later one takes what comes in. `recalled`: others lack what is free here. `refused` is
     the least amount that was refused since there last was room for it. `wanted_at` is when it was last needed, `ends`
     when the calendar window ends that the account was last seen in.
@@ -42,6 +43,7 @@ class Lease:
 
     __slots__ = (
         "account",
+        "base",
         "consumed",
         "dirty",
         "ends",
@@ -64,6 +66,7 @@ class Lease:
     def __init__(self, account: Account) -> None:
         self.account = account
         self.metric = account.metric
+        self.base = account.limit
         self.free = 0
         self.reserved = 0
         self.consumed = 0
@@ -98,12 +101,15 @@ class Lease:
 
     def room(self, now: int) -> int:
         """The most that a new request could get, were all leases given back that nobody needs."""
-        # As `limit - used() - elsewhere() - reserved`, without calls: every answer's headers come here.
-        view, account = self.view, self.account
-        left = account.limit - self.consumed - self.reserved + view.mine.reserved - view.reserved
-        if account.window is _MINUTE:
-            return left - drained(view.used, view.since, account.limit, now)[0] if view.used else left
-        return left if now >= self.ends else left - view.used
+        # As `limit - used() - elsewhere() - reserved`: every answer's headers come here.
+        left = self.base - self.consumed - self.reserved
+        view = self.view
+        if not view.used or now >= self.ends:
+            return left
+        account = self.account
+        if account.window is not _MINUTE:
+            return left - view.used
+        return left - drained(view.used, view.since, account.limit, now)[0]
 
     def worth_waiting(self, amount: int, now: int) -> bool:
         """Whether `amount`, for which there is no room, may come free soon without time passing.
@@ -143,6 +149,7 @@ class Leases:
             if lease.account != account:
                 self._adopt(lease, account)
             lease.account = account
+            lease.base = account.limit - lease.elsewhere()
         return lease
 
     def of(self, accounts: tuple[Account, ...]) -> tuple[Lease, ...]:
@@ -186,7 +193,8 @@ class Leases:
         # As `bind`, without calls: every request comes here.
         for lease, amount in needs:
             lease.free = free = lease.free - amount
-            lease.low = min(lease.low, free)
+            if free < lease.low:  # noqa: PLR1730  # min() is a call
+                lease.low = free
             if lease.metric is _REQUESTS:
                 lease.consumed += amount
             else:
@@ -309,6 +317,7 @@ class Leases:
         for share in batch.shares:
             lease = self._leases[share.account.key]
             lease.view, lease.seen_at = outcome.views[share.account.key], outcome.now
+            lease.base = lease.account.limit - lease.elsewhere()
             if share.account.metric is _USD:
                 lease.ends = window_end(share.account.window, lease.view.since)
             lease.consumed -= lease.sent

@@ -8,7 +8,7 @@ overspent, and a ledger that forgot it would be wrong.
 import asyncio
 import re
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 from stratmaster_router.domain.errors import InvalidRequest, LimitExceeded, RequestExceedsLimit
@@ -40,8 +40,13 @@ _CHAT_BOUNDS = ("max_tokens", "max_completion_tokens")
 # A stream that outgrows its reservation takes a quarter of it more, and not less than this many tokens.
 _LEAST_GROWTH = 64
 _LAST_GROWTH = 4  # when there is no room for that
-# OpenAI's reasoning models refuse `max_tokens`; other servers do not all know `max_completion_tokens`.
 _reasoning = re.compile(r"(?:.*/)?(?:o\d|gpt-[5-9])").match
+
+
+@lru_cache
+def _bound_of_chat(model: str) -> str:
+    """OpenAI's reasoning models refuse `max_tokens`; other servers do not all know `max_completion_tokens`."""
+    return "max_completion_tokens" if _reasoning(model) else "max_tokens"
 
 
 def _check_bounds(fields: Mapping[str, Any], names: tuple[str, ...]) -> None:
@@ -124,8 +129,7 @@ class Reservation:
         self.leases = self._limiter.leases.of(hop.accounts)
         # Far from every cap the crudest bound is reserved: it costs nothing, and what is not used comes back.
         self._input = self._bound = input_bound(self._envelope.body, hop.model, self._envelope.fields)
-        bound, cut = self._fit(hop)
-        needs = self._sized(hop)
+        bound, needs, cut = self._fit(hop)
         if cut or not self._limiter.leases.take(needs):
             bound, needs = await self._reserve_closely(hop)
         self._needs = needs
@@ -139,8 +143,7 @@ class Reservation:
         body, model = self._envelope.body, hop.model
         long = len(body) >= LONG_BODY
         self._input = await asyncio.to_thread(input_estimate, body) if long else input_estimate(body)
-        bound, cut = self._fit(hop)
-        needs = self._sized(hop)
+        bound, needs, cut = self._fit(hop)
         refused: LimitExceeded | RequestExceedsLimit | None = None
         if not (cut and countable(model)):
             try:
@@ -158,26 +161,41 @@ class Reservation:
         if refused is not None and counted >= (self._bound if refused.account.metric is _USD else self._input):
             raise refused
         self._input = self._bound = counted
-        bound, _ = self._fit(hop)
-        needs = self._sized(hop)
+        bound, needs, _ = self._fit(hop)
         await self._limiter.reserve(needs)
         return bound, needs
 
-    def _fit(self, hop: Hop) -> tuple[OutputBound | None, bool]:
-        """Set the output that is reserved; the bound to send upstream, and whether the policy's was cut.
+    def _fit(self, hop: Hop) -> tuple[OutputBound | None, list[tuple[Lease, int]], bool]:
+        """Set the output that is reserved; the bound to send upstream, what is needed, and whether the policy's was cut.
 
         Where the client named no bound, the policy's default is cut to a quarter of each account at the most: under a
         small cap it would else be refused, or keep everybody else out.
         """
         fields = self._envelope.fields
         default = hop.default_max_tokens
-        bounds = _CHAT_BOUNDS if self._endpoint is _CHAT else _BOUNDS
+        chat = self._endpoint is _CHAT
         if hop.budgeted:
-            _check_bounds(fields, bounds)
+            _check_bounds(fields, _CHAT_BOUNDS if chat else _BOUNDS)
         self._output, chosen = output_bound(self._endpoint, fields, default)
         self._bounded = chosen or hop.budgeted
+        needs = self._sized(hop)
         if chosen:
-            return None, False
+            return None, needs, False
+        for lease, amount in needs:
+            # Far from here for nearly every request, so it is asked before the exact quarters are worked out.
+            if amount * _PART > lease.account.limit:
+                default = self._cut(hop)
+                needs = self._sized(hop)
+                break
+        cut = default < hop.default_max_tokens
+        if not hop.budgeted:
+            return None, needs, cut
+        return (_bound_of_chat(hop.model) if chat else "max_tokens", default), needs, cut
+
+    def _cut(self, hop: Hop) -> int:
+        """Cut the output that is reserved to its part of each account; what is left of the policy's default."""
+        fields = self._envelope.fields
+        default = hop.default_max_tokens
         for account in hop.accounts:
             spare = self._output
             if account.metric is _TOKENS:
@@ -190,14 +208,11 @@ class Reservation:
             if spare < self._output:
                 default = max(1, default * spare // self._output)
                 self._output = output_bound(self._endpoint, fields, default)[0]
-        cut = default < hop.default_max_tokens
-        if not hop.budgeted:
-            return None, cut
-        reasoning = self._endpoint is _CHAT and _reasoning(hop.model)
-        return ("max_completion_tokens" if reasoning else "max_tokens", default), cut
+        return default
 
     def _sized(self, hop: Hop) -> list[tuple[Lease, int]]:
         needs = []
+        accounted = self._accounted
         for lease in self.leases:
             metric = lease.metric
             if metric is _TOKENS:
@@ -205,7 +220,7 @@ class Reservation:
             elif metric is _USD:
                 assert hop.price is not None, "the policy is invalid without"
                 needs.append((lease, hop.price.bound(self._bound, self._output)))
-            elif lease not in self._accounted:
+            elif not accounted or lease not in accounted:
                 needs.append((lease, 1))
         return needs
 
