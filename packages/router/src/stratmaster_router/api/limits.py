@@ -41,7 +41,7 @@ def limit_lines(leases: Iterable[Lease], now: int) -> bytes:
     if of_tokens:
         lines += _rate(_TOKEN_LINES, of_tokens, tokens)
     if budget is not _PLENTY:
-        lines += b"x-router-budget-remaining-usd: %d.%09d\r\n" % divmod(budget if budget > 0 else 0, NANO_DOLLARS)
+        lines += b"x-router-budget-remaining-usd: %d.%09d\r\n" % divmod(max(0, budget), NANO_DOLLARS)
     return lines
 
 
@@ -49,7 +49,7 @@ def _rate(lines: bytes, limit: int, room: int) -> bytes:
     """`lines` with what is allowed, what is left, and when all of it is back."""
     left = room if room > 0 else 0  # noqa: FURB136  # max() is a call
     reset = (limit - left) * 60_000 // limit
-    if reset < 1000:  # noqa: PLR2004  # milliseconds
+    if reset < 1000:
         return lines % (limit, left) + b"%dms\r\n" % reset
     return lines % (limit, left) + _duration(reset)
 

@@ -157,9 +157,10 @@ def _media(fields: Mapping[str, Any], model: str) -> Iterable[tuple[str, int]]:
     and takes longer.
     """
     messages = fields.get("messages")
-    for message in messages if type(messages) is list else ():
-        if type(message) is dict and type(message.get("content")) is list:
-            return _media_of(messages, model)
+    if type(messages) is list:
+        for message in messages:
+            if type(message) is dict and type(message.get("content")) is list:
+                return _media_of(messages, model)
     return ()
 
 

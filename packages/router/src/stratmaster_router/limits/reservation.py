@@ -166,7 +166,7 @@ class Reservation:
         return bound, needs
 
     def _fit(self, hop: Hop) -> tuple[OutputBound | None, list[tuple[Lease, int]], bool]:
-        """Set the output that is reserved; the bound to send upstream, what is needed, and whether the policy's was cut.
+        """Set the output that is reserved; the bound to send upstream, all needs, and whether the policy's was cut.
 
         Where the client named no bound, the policy's default is cut to a quarter of each account at the most: under a
         small cap it would else be refused, or keep everybody else out.

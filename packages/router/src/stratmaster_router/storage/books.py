@@ -1,6 +1,6 @@
 """Accounts, one process's leases on them, and ledger rows, read and written within a transaction."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ from sqlalchemy import Connection, Dialect, Insert, Table, and_, bindparam, inse
 from stratmaster_router.domain.ledger import LedgerRow
 from stratmaster_router.domain.limits import Account, Metric, Window
 from stratmaster_router.limits.accounts import Lent, Truth
+from stratmaster_router.storage.database import copy_rows
 from stratmaster_router.storage.tables import accounts, leases, ledger
 
 if TYPE_CHECKING:
@@ -24,7 +25,11 @@ _LEDGER = ["time", *LedgerRow.__struct_fields__]
 
 # SQLite works in a thread of the router's own process, where each step of a statement gives the interpreter away and
 # waits for it again, so rows are written by few statements: of so many rows, and of half, a quarter … of them.
-_AT_ONCE = 128
+_MOST_IN_SQLITE = 128
+# Encoded in one go, in which no request is served: some 0.3 ms.
+_MOST_IN_POSTGRESQL = 256
+
+Values = tuple[Any, ...]
 
 # The rows of accounts are locked in the order of their keys, so that no two transactions wait for each other.
 _read = (
@@ -84,15 +89,7 @@ class Books:
         self._lend = lend.on_conflict_do_update(
             index_elements=["process", "key"], set_={name: lend.excluded[name] for name in _LEASE}
         )
-        # In the driver's own words: a row then costs a third of what it does through SQLAlchemy.
-        compiled = insert(ledger).compile(dialect=dialect, column_keys=_LEDGER)
-        assert getattr(compiled, "positiontup", None) == _LEDGER
-        self._record = str(compiled)
-        self._record_many: dict[int, str] = {}
-        if dialect.name == "sqlite":
-            head, _, row = self._record.rpartition(" VALUES ")
-            sizes = [_AT_ONCE >> halvings for halvings in range(_AT_ONCE.bit_length())]
-            self._record_many = {size: f"{head} VALUES {', '.join([row] * size)}" for size in sizes}
+        self._record = _recording_in_sqlite(dialect) if dialect.name == "sqlite" else _record_in_postgresql
         # Accounts that have a row; they are never deleted.
         self._known: set[str] = set()
 
@@ -155,17 +152,30 @@ class Books:
 
     def record(self, connection: Connection, rows: Sequence[LedgerRow], now: int) -> None:
         """Write `rows` into the ledger; `now` is their time."""
-        values = [(now, *astuple(row)) for row in rows]
-        if not self._record_many:
-            if values:
-                connection.exec_driver_sql(self._record, values)
-            return
+        self._record(connection, [(now, *astuple(row)) for row in rows])
+
+
+def _recording_in_sqlite(dialect: Dialect) -> Callable[[Connection, Sequence[Values]], None]:
+    # In the driver's own words: a row then costs a third of what it does through SQLAlchemy.
+    compiled = insert(ledger).compile(dialect=dialect, column_keys=_LEDGER)
+    assert getattr(compiled, "positiontup", None) == _LEDGER
+    head, _, row = str(compiled).rpartition(" VALUES ")
+    sizes = [_MOST_IN_SQLITE >> halvings for halvings in range(_MOST_IN_SQLITE.bit_length())]
+    statements = {size: f"{head} VALUES {', '.join([row] * size)}" for size in sizes}
+
+    def record(connection: Connection, rows: Sequence[Values]) -> None:
         done = 0
-        for size, statement in self._record_many.items():
-            while len(values) - done >= size:
-                some = values[done : done + size]
-                connection.exec_driver_sql(statement, tuple(chain.from_iterable(some)))
+        for size, statement in statements.items():
+            while len(rows) - done >= size:
+                connection.exec_driver_sql(statement, tuple(chain.from_iterable(rows[done : done + size])))
                 done += size
+
+    return record
+
+
+def _record_in_postgresql(connection: Connection, rows: Sequence[Values]) -> None:
+    for begin in range(0, len(rows), _MOST_IN_POSTGRESQL):
+        copy_rows(connection, ledger.name, _LEDGER, rows[begin : begin + _MOST_IN_POSTGRESQL])
 
 
 def _entry(row: Any, account: Account | None) -> Entry:
